@@ -1,0 +1,1 @@
+//! One file a system: its claim as an experiment.

@@ -1,0 +1,111 @@
+//! The element types and block formats that a tensor can be stored in.
+
+use std::fmt;
+
+/// How the elements of a tensor are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)] // the variants are the field's own names
+#[allow(non_camel_case_types)]
+pub enum Dtype {
+    F32,
+    F64,
+    F16,
+    BF16,
+    I32,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+}
+
+impl Dtype {
+    /// Every type, in the order of declaration.
+    pub const ALL: [Dtype; 17] = {
+        use Dtype::*;
+        [F32, F64, F16, BF16, I32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS]
+    };
+
+    /// Values in a block; 1 for scalar types.
+    pub const fn block_len(self) -> usize {
+        use Dtype::*;
+        match self {
+            F32 | F64 | F16 | BF16 | I32 => 1,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL => 32,
+            Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_XS => 256,
+        }
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(self) -> usize {
+        use Dtype::*;
+        match self {
+            F64 => 8,
+            F32 | I32 => 4,
+            F16 | BF16 => 2,
+            Q4_0 | IQ4_NL => 18,
+            Q4_1 => 20,
+            Q5_0 => 22,
+            Q5_1 => 24,
+            Q8_0 => 34,
+            Q2_K => 84,
+            Q3_K => 110,
+            Q4_K => 144,
+            Q5_K => 176,
+            Q6_K => 210,
+            IQ4_XS => 136,
+        }
+    }
+
+    /// Bytes of a row of `n` values, or `None` if the row is not a whole number of blocks.
+    pub const fn row_bytes(self, n: usize) -> Option<usize> {
+        if n.is_multiple_of(self.block_len()) { Some(n / self.block_len() * self.block_bytes()) } else { None }
+    }
+
+    /// True for formats whose values share scales in blocks.
+    pub const fn is_block(self) -> bool {
+        self.block_len() > 1
+    }
+
+    /// The name in the field's spelling, e.g. `Q4_K`.
+    pub const fn name(self) -> &'static str {
+        use Dtype::*;
+        match self {
+            F32 => "F32",
+            F64 => "F64",
+            F16 => "F16",
+            BF16 => "BF16",
+            I32 => "I32",
+            Q4_0 => "Q4_0",
+            Q4_1 => "Q4_1",
+            Q5_0 => "Q5_0",
+            Q5_1 => "Q5_1",
+            Q8_0 => "Q8_0",
+            Q2_K => "Q2_K",
+            Q3_K => "Q3_K",
+            Q4_K => "Q4_K",
+            Q5_K => "Q5_K",
+            Q6_K => "Q6_K",
+            IQ4_NL => "IQ4_NL",
+            IQ4_XS => "IQ4_XS",
+        }
+    }
+
+    /// The type of that name in any case, or `None`.
+    pub fn from_name(name: &str) -> Option<Dtype> {
+        Dtype::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,1 @@
+//! Operators, automatic differentiation, memory planning, execution.

@@ -1,0 +1,14 @@
+//! Slices in, slices out, as fast as the processor goes; forward and backward.
+//!
+//! Every kernel takes a [`Pool`], splits its work into fixed tiles (never by the number of
+//! threads), and keeps the **row law**: the reduction order of an output element depends on the
+//! length of that reduction and on the instruction set only, never on how many rows, columns,
+//! threads or splits the call has. Scratch memory is passed in; no kernel allocates.
+
+mod isa;
+mod pool;
+mod real;
+
+pub use isa::{Isa, isa};
+pub use pool::Pool;
+pub use real::Real;

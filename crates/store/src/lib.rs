@@ -1,0 +1,1 @@
+//! Where bytes live: budget, arenas, tiers.

@@ -1,0 +1,1 @@
+//! What is asked and scored: data sets, generators, metrics.
