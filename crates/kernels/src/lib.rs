@@ -8,6 +8,7 @@
 mod isa;
 mod pool;
 mod real;
+mod simd;
 
 pub use isa::{Isa, isa};
 pub use pool::Pool;

@@ -1,5 +1,6 @@
 //! The two element types that every kernel has a portable body for.
 
+use crate::simd::{self, Kernel};
 use std::fmt::{Debug, Display};
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
@@ -39,12 +40,19 @@ pub trait Real:
     fn ln(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
+    /// Natural logarithm of 1 + this value.
+    fn ln_1p(self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
+    /// Error function.
+    fn erf(self) -> Self;
     /// Absolute value.
     fn abs(self) -> Self;
     /// False for infinities and NaN.
     fn is_finite(self) -> bool;
+    /// Runs a kernel with the instruction set in use.
+    #[doc(hidden)]
+    fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Out;
     /// The slice as f32 if that is what this type is: how generic kernels reach their vector paths.
     fn as_f32(x: &[Self]) -> Option<&[f32]>;
     /// As [`Real::as_f32`], mutable.
@@ -52,7 +60,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ty, $as:expr, $as_mut:expr) => {
+    ($t:ty, $erf:path, $dispatch:path, $as:expr, $as_mut:expr) => {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -82,6 +90,18 @@ macro_rules! real {
                 <$t>::sqrt(self)
             }
             #[inline(always)]
+            fn ln_1p(self) -> Self {
+                <$t>::ln_1p(self)
+            }
+            #[inline(always)]
+            fn erf(self) -> Self {
+                $erf(self)
+            }
+            #[inline(always)]
+            fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Out {
+                $dispatch(kernel)
+            }
+            #[inline(always)]
             fn tanh(self) -> Self {
                 <$t>::tanh(self)
             }
@@ -106,5 +126,5 @@ macro_rules! real {
         }
     };
 }
-real!(f32, |x| Some(x), |x| Some(x));
-real!(f64, |_| None, |_| None);
+real!(f32, libm::erff, simd::dispatch_f32, |x| Some(x), |x| Some(x));
+real!(f64, libm::erf, simd::dispatch_f64, |_| None, |_| None);

@@ -1,0 +1,152 @@
+//! Vectors as arrays, in plain Rust: the oracle of the other instruction sets, and the path of f64.
+
+use super::{Simd, Vector};
+use crate::Real;
+use std::marker::PhantomData;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+/// Lanes of the portable vector.
+const LANES: usize = 8;
+
+/// The token of plain Rust.
+#[derive(Clone, Copy)]
+pub struct Portable<T>(PhantomData<T>);
+
+impl<T> Portable<T> {
+    pub(super) fn new() -> Self {
+        Portable(PhantomData)
+    }
+}
+
+/// A vector as an array.
+#[derive(Clone, Copy)]
+pub struct Lanes<T>([T; LANES]);
+
+macro_rules! operator {
+    ($trait:ident, $method:ident, $op:tt) => {
+        impl<T: Real> $trait for Lanes<T> {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, o: Self) -> Self {
+                Lanes(std::array::from_fn(|i| self.0[i] $op o.0[i]))
+            }
+        }
+    };
+}
+operator!(Add, add, +);
+operator!(Sub, sub, -);
+operator!(Mul, mul, *);
+operator!(Div, div, /);
+
+impl<T: Real> Neg for Lanes<T> {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Lanes(self.0.map(|x| -x))
+    }
+}
+
+impl<T: Real> Vector for Lanes<T> {}
+
+impl<T: Real> Simd for Portable<T> {
+    type E = T;
+    type V = Lanes<T>;
+    type M = [bool; LANES];
+    const LANES: usize = LANES;
+    const TILE_ROWS: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: T) -> Lanes<T> {
+        Lanes([x; LANES])
+    }
+    #[inline(always)]
+    fn load(self, x: &[T]) -> Lanes<T> {
+        let x = &x[..LANES];
+        Lanes(std::array::from_fn(|i| x[i]))
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[T]) -> Lanes<T> {
+        assert!(x.len() <= LANES);
+        Lanes(std::array::from_fn(|i| if i < x.len() { x[i] } else { T::ZERO }))
+    }
+    #[inline(always)]
+    fn store(self, v: Lanes<T>, x: &mut [T]) {
+        x[..LANES].copy_from_slice(&v.0);
+    }
+    #[inline(always)]
+    fn store_part(self, v: Lanes<T>, x: &mut [T]) {
+        let n = x.len();
+        x.copy_from_slice(&v.0[..n]);
+    }
+    #[inline(always)]
+    unsafe fn load_ptr(self, x: *const T) -> Lanes<T> {
+        // SAFETY: the caller's.
+        unsafe { x.cast::<Lanes<T>>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, v: Lanes<T>, x: *mut T) {
+        // SAFETY: the caller's.
+        unsafe { x.cast::<Lanes<T>>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Lanes<T>, b: Lanes<T>, c: Lanes<T>) -> Lanes<T> {
+        Lanes(std::array::from_fn(|i| a.0[i].mul_add(b.0[i], c.0[i])))
+    }
+    #[inline(always)]
+    fn max(self, a: Lanes<T>, b: Lanes<T>) -> Lanes<T> {
+        Lanes(std::array::from_fn(|i| if a.0[i] > b.0[i] { a.0[i] } else { b.0[i] }))
+    }
+    #[inline(always)]
+    fn min(self, a: Lanes<T>, b: Lanes<T>) -> Lanes<T> {
+        Lanes(std::array::from_fn(|i| if a.0[i] < b.0[i] { a.0[i] } else { b.0[i] }))
+    }
+    #[inline(always)]
+    fn sqrt(self, v: Lanes<T>) -> Lanes<T> {
+        Lanes(v.0.map(T::sqrt))
+    }
+    #[inline(always)]
+    fn abs(self, v: Lanes<T>) -> Lanes<T> {
+        Lanes(v.0.map(T::abs))
+    }
+    #[inline(always)]
+    fn lt(self, a: Lanes<T>, b: Lanes<T>) -> [bool; LANES] {
+        std::array::from_fn(|i| a.0[i] < b.0[i])
+    }
+    #[inline(always)]
+    fn select(self, m: [bool; LANES], a: Lanes<T>, b: Lanes<T>) -> Lanes<T> {
+        Lanes(std::array::from_fn(|i| if m[i] { a.0[i] } else { b.0[i] }))
+    }
+    #[inline(always)]
+    fn first(self, n: usize) -> [bool; LANES] {
+        std::array::from_fn(|i| i < n)
+    }
+    #[inline(always)]
+    fn sum(self, v: Lanes<T>) -> T {
+        let [a, b, c, d, e, f, g, h] = v.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: Lanes<T>) -> T {
+        v.0.into_iter().fold(T::NEG_INFINITY, |m, x| if x > m { x } else { m })
+    }
+    #[inline(always)]
+    fn exp(self, v: Lanes<T>) -> Lanes<T> {
+        Lanes(v.0.map(T::exp))
+    }
+    #[inline(always)]
+    fn ln(self, v: Lanes<T>) -> Lanes<T> {
+        Lanes(v.0.map(T::ln))
+    }
+    #[inline(always)]
+    fn ln_1p(self, v: Lanes<T>) -> Lanes<T> {
+        Lanes(v.0.map(T::ln_1p))
+    }
+    #[inline(always)]
+    fn tanh(self, v: Lanes<T>) -> Lanes<T> {
+        Lanes(v.0.map(T::tanh))
+    }
+    #[inline(always)]
+    fn erf(self, v: Lanes<T>) -> Lanes<T> {
+        Lanes(v.0.map(T::erf))
+    }
+}
