@@ -98,6 +98,19 @@ impl Dtype {
         }
     }
 
+    /// Bits that a value takes, scales included.
+    pub const fn bits_per_value(self) -> f64 {
+        (self.block_bytes() * 8) as f64 / self.block_len() as f64
+    }
+
+    /// The type whose name is most like `name`, for "did you mean".
+    pub fn nearest_name(name: &str) -> &'static str {
+        let plain = |s: &str| s.replace(['_', '-', ' '], "").to_ascii_uppercase();
+        let name = plain(name);
+        let score = |d: Dtype| strsim::jaro_winkler(&plain(d.name()), &name);
+        Dtype::ALL.into_iter().max_by(|&a, &b| score(a).total_cmp(&score(b)).then(b.cmp(&a))).map_or("F32", Dtype::name)
+    }
+
     /// The type of that name in any case, or `None`.
     pub fn from_name(name: &str) -> Option<Dtype> {
         Dtype::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(name))
@@ -107,5 +120,36 @@ impl Dtype {
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_type() {
+        for d in Dtype::ALL {
+            assert_eq!(Dtype::from_name(&d.name().to_lowercase()), Some(d));
+        }
+        assert_eq!(Dtype::from_name("Q4"), None);
+    }
+
+    #[test]
+    fn the_nearest_name_is_the_one_meant() {
+        for (typed, meant) in [
+            ("q4k", "Q4_K"),
+            ("Q4_K_M", "Q4_K"),
+            ("q8", "Q8_0"),
+            ("Q5-1", "Q5_1"),
+            ("fp16", "F16"),
+            ("bfloat16", "BF16"),
+            ("bf-16", "BF16"),
+            ("float32", "F32"),
+            ("iq4xs", "IQ4_XS"),
+            ("q6", "Q6_K"),
+        ] {
+            assert_eq!(Dtype::nearest_name(typed), meant, "{typed}");
+        }
     }
 }

@@ -1,12 +1,18 @@
 //! How a number is stored: encode, decode, pack; GGUF, safetensors and llama2.c containers.
 
 pub mod atomic_file;
+pub mod block;
 pub mod container;
 mod dtype;
+mod f16le;
+mod format;
 pub mod gguf;
 pub mod llama2c;
 pub mod mapped_file;
 pub mod safetensors;
+pub mod scalar;
 
 pub use container::{Container, ContainerFormat, FileError, TensorInfo};
 pub use dtype::Dtype;
+pub use f16le::F16Le;
+pub use format::{Format, FormatError, format, writable};

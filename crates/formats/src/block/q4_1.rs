@@ -1,0 +1,90 @@
+//! Q4_1: 32 values, 4-bit codes, half-precision scale and minimum; 5 bits a value.
+//!
+//! `d = (max - min) / 15`, `q = min(15, trunc((x - min)/d + 0.5))`, value `q · d + m`. Byte `j` holds value `j` low and
+//! value `j + 16` high.
+
+use bytemuck::{Pod, Zeroable};
+use multiversion::multiversion;
+
+use super::{Block, Encode, set_nibble};
+use crate::{Dtype, F16Le};
+
+/// 32 values: scale, minimum, then two codes a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ4_1 {
+    /// Scale, not negative.
+    pub d: F16Le,
+    /// Minimum.
+    pub m: F16Le,
+    /// Codes: byte `j` holds value `j` low, value `j + 16` high.
+    pub qs: [u8; 16],
+}
+const _: () = assert!(size_of::<BlockQ4_1>() == Dtype::Q4_1.block_bytes());
+
+impl Block for BlockQ4_1 {
+    const DTYPE: Dtype = Dtype::Q4_1;
+    const CODE_BITS: u32 = 4;
+    // Half a step of at most 2 amax/15, the rounding of 15 d and of m to halves.
+    const ERROR_BOUND: f32 = 1.0 / 15.0 + 3.0 * 0.000_49;
+    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn decode(blocks: &[Self], values: &mut [f32]) {
+        decode(blocks, values);
+    }
+
+    fn code(&self, index: usize) -> u32 {
+        u32::from(self.qs[index % 16] >> (index / 16 * 4) & 15)
+    }
+
+    fn set_code(&mut self, index: usize, code: u32) {
+        set_nibble(&mut self.qs[index % 16], index >= 16, code);
+    }
+
+    fn halves(&self) -> impl Iterator<Item = F16Le> {
+        [self.d, self.m].into_iter()
+    }
+}
+
+/// Smallest and largest value; of two zeros of unlike sign the first is meant.
+#[inline(always)]
+pub(super) fn min_max(x: &[f32; 32]) -> (f32, f32) {
+    let (mut min, mut max) = (x[0], x[0]);
+    for &v in x {
+        min = if v < min { v } else { min };
+        max = if v > max { v } else { max };
+    }
+    if min == 0.0 {
+        // A vectorized minimum may pick either zero, and the sign is stored.
+        min = x.iter().copied().find(|&v| v == 0.0).unwrap_or(min);
+        max = if max == 0.0 { min } else { max };
+    }
+    (min, max)
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn encode(values: &[f32], blocks: &mut [BlockQ4_1]) {
+    for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
+        let (min, max) = min_max(x);
+        let d = (max - min) / 15.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        block.d = F16Le::from_f32(d);
+        block.m = F16Le::from_f32(min);
+        let code = |v: f32| (((v - min) * inverse + 0.5) as i32).min(15) as u8;
+        for (j, q) in block.qs.iter_mut().enumerate() {
+            *q = code(x[j]) | code(x[j + 16]) << 4;
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn decode(blocks: &[BlockQ4_1], values: &mut [f32]) {
+    for (block, y) in blocks.iter().zip(values.as_chunks_mut::<32>().0) {
+        let (d, m) = (block.d.to_f32(), block.m.to_f32());
+        let (low, high) = y.split_at_mut(16);
+        for ((l, h), q) in low.iter_mut().zip(high).zip(block.qs) {
+            *l = f32::from(q & 15) * d + m;
+            *h = f32::from(q >> 4) * d + m;
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Q4_K: 256 values in 8 sub-blocks of 32, 4-bit codes, 6-bit scales and minima; 4.5 bits a value.
+//!
+//! Value = `(d · sc_j) · q - (dmin · m_j)`. Each 64 values take 32 bytes of `qs`: byte `l` holds value `l` low and value
+//! `l + 32` high.
+
+use bytemuck::{Pod, Zeroable};
+use multiversion::multiversion;
+
+use super::affine_search::AffineSearch;
+use super::k_scales::encode_affine;
+use super::{Block, Encode, KScales, set_nibble};
+use crate::{Dtype, F16Le};
+
+/// 256 values.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ4_K {
+    /// Unit of the scales.
+    pub d: F16Le,
+    /// Unit of the minima.
+    pub dmin: F16Le,
+    /// Scales and minima of the sub-blocks.
+    pub scales: KScales,
+    /// Codes.
+    pub qs: [u8; 128],
+}
+const _: () = assert!(size_of::<BlockQ4_K>() == Dtype::Q4_K.block_bytes());
+
+const SEARCH: AffineSearch = AffineSearch { max_code: 15, first: -1.0, step: 0.1, steps: 20, absolute: false };
+
+impl Block for BlockQ4_K {
+    const DTYPE: Dtype = Dtype::Q4_K;
+    const CODE_BITS: u32 = 4;
+    const ERROR_BOUND: f32 = 0.25;
+    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn decode(blocks: &[Self], values: &mut [f32]) {
+        decode(blocks, values);
+    }
+
+    fn code(&self, index: usize) -> u32 {
+        u32::from(self.qs[index / 64 * 32 + index % 32] >> (index / 32 % 2 * 4) & 15)
+    }
+
+    fn set_code(&mut self, index: usize, code: u32) {
+        set_nibble(&mut self.qs[index / 64 * 32 + index % 32], index / 32 % 2 == 1, code);
+    }
+
+    fn halves(&self) -> impl Iterator<Item = F16Le> {
+        [self.d, self.dmin].into_iter()
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn encode(values: &[f32], blocks: &mut [BlockQ4_K]) {
+    for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+        let (d, dmin, scales, codes) = encode_affine(x, &SEARCH);
+        (block.d, block.dmin, block.scales) = (d, dmin, scales);
+        for (q, codes) in block.qs.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<64>().0) {
+            for (l, q) in q.iter_mut().enumerate() {
+                *q = codes[l] | codes[l + 32] << 4;
+            }
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn decode(blocks: &[BlockQ4_K], values: &mut [f32]) {
+    for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
+        let (scales, mins) = block.scales.unpack();
+        for (j, (q, y)) in block.qs.as_chunks::<32>().0.iter().zip(y.as_chunks_mut::<64>().0).enumerate() {
+            let (low, high) = y.split_at_mut(32);
+            let (scale, min) = (d * f32::from(scales[2 * j]), dmin * f32::from(mins[2 * j]));
+            for (v, q) in low.iter_mut().zip(q) {
+                *v = scale * f32::from(q & 15) - min;
+            }
+            let (scale, min) = (d * f32::from(scales[2 * j + 1]), dmin * f32::from(mins[2 * j + 1]));
+            for (v, q) in high.iter_mut().zip(q) {
+                *v = scale * f32::from(q >> 4) - min;
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Q5_K: 256 values in 8 sub-blocks of 32, 5-bit codes, 6-bit scales and minima; 5.5 bits a value.
+//!
+//! Value = `(d · sc_j) · q - (dmin · m_j)`. The low four bits lie as in Q4_K; bit `j` of byte `l` of `qh` is bit 4 of
+//! value `l` of sub-block `j`.
+
+use bytemuck::{Pod, Zeroable};
+use multiversion::multiversion;
+
+use super::affine_search::AffineSearch;
+use super::k_scales::encode_affine;
+use super::{Block, Encode, KScales, set_bits, set_nibble};
+use crate::{Dtype, F16Le};
+
+/// 256 values.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ5_K {
+    /// Unit of the scales.
+    pub d: F16Le,
+    /// Unit of the minima.
+    pub dmin: F16Le,
+    /// Scales and minima of the sub-blocks.
+    pub scales: KScales,
+    /// Fifth bits.
+    pub qh: [u8; 32],
+    /// Low four bits.
+    pub qs: [u8; 128],
+}
+const _: () = assert!(size_of::<BlockQ5_K>() == Dtype::Q5_K.block_bytes());
+
+const SEARCH: AffineSearch = AffineSearch { max_code: 31, first: -0.5, step: 0.1, steps: 15, absolute: false };
+
+impl Block for BlockQ5_K {
+    const DTYPE: Dtype = Dtype::Q5_K;
+    const CODE_BITS: u32 = 5;
+    const ERROR_BOUND: f32 = 0.25;
+    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn decode(blocks: &[Self], values: &mut [f32]) {
+        decode(blocks, values);
+    }
+
+    fn code(&self, index: usize) -> u32 {
+        let low = self.qs[index / 64 * 32 + index % 32] >> (index / 32 % 2 * 4) & 15;
+        u32::from(low | (self.qh[index % 32] >> (index / 32) & 1) << 4)
+    }
+
+    fn set_code(&mut self, index: usize, code: u32) {
+        set_nibble(&mut self.qs[index / 64 * 32 + index % 32], index / 32 % 2 == 1, code);
+        set_bits(&mut self.qh[index % 32], index / 32, 1, code >> 4);
+    }
+
+    fn halves(&self) -> impl Iterator<Item = F16Le> {
+        [self.d, self.dmin].into_iter()
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn encode(values: &[f32], blocks: &mut [BlockQ5_K]) {
+    for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+        let (d, dmin, scales, codes) = encode_affine(x, &SEARCH);
+        (block.d, block.dmin, block.scales, block.qh) = (d, dmin, scales, [0; 32]);
+        for (j, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
+            for l in 0..32 {
+                let (low, high) = (codes[l], codes[l + 32]);
+                block.qs[32 * j + l] = low & 15 | high << 4;
+                block.qh[l] |= (low >> 4 | high >> 4 << 1) << (2 * j);
+            }
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn decode(blocks: &[BlockQ5_K], values: &mut [f32]) {
+    for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
+        let (scales, mins) = block.scales.unpack();
+        for (j, (q, y)) in block.qs.as_chunks::<32>().0.iter().zip(y.as_chunks_mut::<64>().0).enumerate() {
+            let (low, high) = y.split_at_mut(32);
+            let (scale, min) = (d * f32::from(scales[2 * j]), dmin * f32::from(mins[2 * j]));
+            for ((v, q), h) in low.iter_mut().zip(q).zip(&block.qh) {
+                *v = scale * f32::from(q & 15 | (h >> (2 * j) & 1) << 4) - min;
+            }
+            let (scale, min) = (d * f32::from(scales[2 * j + 1]), dmin * f32::from(mins[2 * j + 1]));
+            for ((v, q), h) in high.iter_mut().zip(q).zip(&block.qh) {
+                *v = scale * f32::from(q >> 4 | (h >> (2 * j + 1) & 1) << 4) - min;
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The two roundings of the block encoders, in forms that vectorize.
+
+/// The integer nearest to `v`, ties to even, by adding 1.5 · 2^23 and reading the mantissa; exact for |v| ≤ 4194303.
+///
+/// Beyond that range the low 23 bits of the sum are returned, as the published encoders do: their trial scales can reach
+/// it, and the trial then loses.
+#[inline(always)]
+pub fn nearest_even(v: f32) -> i32 {
+    ((v + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
+}
+
+/// The integer nearest to `v`, ties away from zero. `v + 0.5` would be inexact just below one half.
+#[inline(always)]
+pub fn nearest_away(v: f32) -> i32 {
+    let whole = v as i32;
+    let fraction = v - whole as f32;
+    whole + i32::from(fraction >= 0.5) - i32::from(fraction <= -0.5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_roundings_equal_the_standard_library_where_they_must() {
+        let mut checked = 0;
+        for i in -4_000_000..4_000_000 {
+            for v in [i as f32 / 8.0, (i as f32 / 8.0).next_up(), (i as f32 / 8.0).next_down()] {
+                assert_eq!(nearest_even(v), v.round_ties_even() as i32, "{v}");
+                assert_eq!(nearest_away(v), v.round() as i32, "{v}");
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 24_000_000);
+    }
+}

@@ -1,0 +1,185 @@
+//! `Format`: how rows of numbers become bytes and come back, whatever the element type.
+
+use crate::Dtype;
+use crate::block::{
+    BlockIQ4_NL, BlockIQ4_XS, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1, BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K,
+    BlockQ6_K, BlockQ8_0, Blocks,
+};
+use crate::scalar::{BF16, F16, F32, F64, I32};
+
+/// What can go wrong when numbers are encoded or decoded.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum FormatError {
+    /// The rows cannot be cut into whole blocks.
+    #[error(
+        "rows of {cols} values are not whole blocks of {} as {dtype} needs; {}",
+        dtype.block_len(),
+        formats_for_rows(*cols)
+    )]
+    RaggedRow {
+        /// The format asked for.
+        dtype: Dtype,
+        /// Values in a row.
+        cols: usize,
+    },
+    /// The values are not a whole number of rows.
+    #[error("{len} values are not whole rows of {cols}")]
+    PartialRow {
+        /// Values given.
+        len: usize,
+        /// Values in a row.
+        cols: usize,
+    },
+    /// A buffer has the wrong size.
+    #[error("{values} values in {dtype} take {need_bytes} bytes, the buffer has {have_bytes}")]
+    BufferSize {
+        /// The format asked for.
+        dtype: Dtype,
+        /// Values to encode or decode.
+        values: usize,
+        /// Bytes that they take.
+        need_bytes: usize,
+        /// Bytes in the buffer.
+        have_bytes: usize,
+    },
+    /// A block format has no code for NaN and infinity.
+    #[error("row {row}, column {col} is {value}; {dtype} stores finite values only (F32, F16 and BF16 store all)")]
+    NotFinite {
+        /// The format asked for.
+        dtype: Dtype,
+        /// Row of the value.
+        row: usize,
+        /// Column of the value.
+        col: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The half-precision scale of a block would be infinite.
+    #[error(
+        "row {row}, columns {col}..{} reach ±{amax}: too large for {dtype}, whose scales are half precision; \
+         F32 and BF16 store them",
+        col + dtype.block_len()
+    )]
+    ScaleOverflow {
+        /// The format asked for.
+        dtype: Dtype,
+        /// Row of the block.
+        row: usize,
+        /// First column of the block.
+        col: usize,
+        /// Largest magnitude in the block.
+        amax: f32,
+    },
+    /// An integer type was given something else.
+    #[error("row {row}, column {col} is {value}, which is no integer of 32 bits")]
+    NotAnInteger {
+        /// Row of the value.
+        row: usize,
+        /// Column of the value.
+        col: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The format is read, never written.
+    #[error("{dtype} can be read but not written; {} can be written", names(writable()))]
+    ReadOnly {
+        /// The format asked for.
+        dtype: Dtype,
+    },
+}
+
+/// A number format: rows of f32 to bytes and back.
+///
+/// Scalar formats have blocks of one value. A tensor is its rows one after another; a block never spans two rows. The
+/// laws that every implementation keeps are in [`crate::laws`].
+pub trait Format: Send + Sync {
+    /// The type that this format stores; it gives block length, block bytes and name.
+    fn dtype(&self) -> Dtype;
+
+    /// Encodes whole rows of `cols` values into exactly `dtype().row_bytes(cols)` bytes each.
+    ///
+    /// # Errors
+    /// Ragged rows, wrong buffer size, values that the format cannot hold, a format that is only read.
+    fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError>;
+
+    /// Decodes whole rows of `cols` values. Any bytes of the right length decode.
+    ///
+    /// # Errors
+    /// Ragged rows, wrong buffer size.
+    fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError>;
+
+    /// The code of value `index` of a block: for block formats the bits left when the scales are set apart.
+    fn code(&self, block: &[u8], index: usize) -> u64;
+
+    /// Replaces the code of value `index` of a block; the block's scales and other codes stay.
+    fn set_code(&self, block: &mut [u8], index: usize, code: u64);
+
+    /// Bits of a code; all `2^code_bits` codes are valid.
+    fn code_bits(&self) -> u32;
+
+    /// The largest |decoded - value| over a block, as a share of the block's largest |value|; 0 for exact formats.
+    ///
+    /// It holds while the scales are normal halves; below that the absolute error is bounded by it times 2^-14.
+    fn error_bound(&self) -> f32;
+
+    /// False for formats that are read, never written.
+    fn can_encode(&self) -> bool {
+        true
+    }
+}
+
+/// The format of a type.
+pub fn format(dtype: Dtype) -> &'static dyn Format {
+    match dtype {
+        Dtype::F32 => &F32,
+        Dtype::F64 => &F64,
+        Dtype::F16 => &F16,
+        Dtype::BF16 => &BF16,
+        Dtype::I32 => &I32,
+        Dtype::Q4_0 => const { &Blocks::<BlockQ4_0>::NEW },
+        Dtype::Q4_1 => const { &Blocks::<BlockQ4_1>::NEW },
+        Dtype::Q5_0 => const { &Blocks::<BlockQ5_0>::NEW },
+        Dtype::Q5_1 => const { &Blocks::<BlockQ5_1>::NEW },
+        Dtype::Q8_0 => const { &Blocks::<BlockQ8_0>::NEW },
+        Dtype::Q2_K => const { &Blocks::<BlockQ2_K>::NEW },
+        Dtype::Q3_K => const { &Blocks::<BlockQ3_K>::NEW },
+        Dtype::Q4_K => const { &Blocks::<BlockQ4_K>::NEW },
+        Dtype::Q5_K => const { &Blocks::<BlockQ5_K>::NEW },
+        Dtype::Q6_K => const { &Blocks::<BlockQ6_K>::NEW },
+        Dtype::IQ4_NL => const { &Blocks::<BlockIQ4_NL>::NEW },
+        Dtype::IQ4_XS => const { &Blocks::<BlockIQ4_XS>::NEW },
+    }
+}
+
+/// Every type that can be written, in the order of `Dtype::ALL`.
+pub fn writable() -> impl Iterator<Item = Dtype> {
+    Dtype::ALL.into_iter().filter(|&d| format(d).can_encode())
+}
+
+/// Checks that `len` values are whole rows of whole blocks and that the buffer has the size that they take.
+///
+/// # Errors
+/// `RaggedRow`, `PartialRow`, `BufferSize`.
+pub(crate) fn check_shape(dtype: Dtype, cols: usize, len: usize, have_bytes: usize) -> Result<(), FormatError> {
+    let row_bytes = dtype.row_bytes(cols).ok_or(FormatError::RaggedRow { dtype, cols })?;
+    let rows = match cols {
+        0 if len == 0 => 0,
+        0 => return Err(FormatError::PartialRow { len, cols }),
+        _ if !len.is_multiple_of(cols) => return Err(FormatError::PartialRow { len, cols }),
+        _ => len / cols,
+    };
+    // A product that does not fit is larger than any buffer.
+    let need_bytes = rows.saturating_mul(row_bytes);
+    if need_bytes != have_bytes {
+        return Err(FormatError::BufferSize { dtype, values: len, need_bytes, have_bytes });
+    }
+    Ok(())
+}
+
+fn names(types: impl Iterator<Item = Dtype>) -> String {
+    types.map(Dtype::name).collect::<Vec<_>>().join(", ")
+}
+
+fn formats_for_rows(cols: usize) -> String {
+    format!("for such rows: {}", names(writable().filter(|d| *d != Dtype::I32 && d.row_bytes(cols).is_some())))
+}

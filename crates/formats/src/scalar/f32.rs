@@ -1,0 +1,31 @@
+//! F32: IEEE single precision, little-endian; exact.
+
+use crate::Dtype;
+use crate::format::{Format, FormatError, check_shape};
+
+/// IEEE single precision.
+pub struct F32;
+
+impl Format for F32 {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
+        check_shape(Dtype::F32, cols, values.len(), bytes.len())?;
+        bytes.copy_from_slice(bytemuck::cast_slice(values));
+        Ok(())
+    }
+
+    fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError> {
+        check_shape(Dtype::F32, cols, values.len(), bytes.len())?;
+        bytemuck::cast_slice_mut(values).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    scalar_codes!(u32);
+
+    fn error_bound(&self) -> f32 {
+        0.0
+    }
+}

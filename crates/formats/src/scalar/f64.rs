@@ -1,0 +1,35 @@
+//! F64: IEEE double precision, little-endian; encoding is exact, decoding rounds to the nearest f32, ties to even.
+
+use crate::Dtype;
+use crate::format::{Format, FormatError, check_shape};
+
+/// IEEE double precision.
+pub struct F64;
+
+impl Format for F64 {
+    fn dtype(&self) -> Dtype {
+        Dtype::F64
+    }
+
+    fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
+        check_shape(Dtype::F64, cols, values.len(), bytes.len())?;
+        for (v, b) in values.iter().zip(bytes.as_chunks_mut::<8>().0) {
+            *b = f64::from(*v).to_le_bytes();
+        }
+        Ok(())
+    }
+
+    fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError> {
+        check_shape(Dtype::F64, cols, values.len(), bytes.len())?;
+        for (v, b) in values.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *v = f64::from_le_bytes(*b) as f32;
+        }
+        Ok(())
+    }
+
+    scalar_codes!(u64);
+
+    fn error_bound(&self) -> f32 {
+        0.0
+    }
+}
