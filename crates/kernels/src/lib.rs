@@ -5,6 +5,8 @@
 //! length of that reduction and on the instruction set only, never on how many rows, columns,
 //! threads or splits the call has. Scratch memory is passed in; no kernel allocates.
 
+mod disjoint;
+pub mod gemm;
 mod isa;
 mod pool;
 mod real;

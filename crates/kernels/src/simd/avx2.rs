@@ -72,6 +72,7 @@ impl Simd for Avx2 {
     type E = f32;
     type V = F32x8;
     type M = __m256;
+    type P = __m256i;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
 
@@ -174,6 +175,95 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn erf(self, v: F32x8) -> F32x8 {
         math::erf(self, v)
+    }
+    #[inline(always)]
+    fn transpose(self, v: &mut [F32x8; 16]) {
+        unsafe {
+            let mut t = [_mm256_setzero_ps(); 8];
+            for i in 0..4 {
+                t[2 * i] = _mm256_unpacklo_ps(v[2 * i].0, v[2 * i + 1].0);
+                t[2 * i + 1] = _mm256_unpackhi_ps(v[2 * i].0, v[2 * i + 1].0);
+            }
+            let mut u = [_mm256_setzero_ps(); 8];
+            for i in 0..2 {
+                for j in 0..2 {
+                    let (a, b) = (t[4 * i + j], t[4 * i + j + 2]);
+                    u[4 * i + 2 * j] = _mm256_shuffle_ps::<0x44>(a, b);
+                    u[4 * i + 2 * j + 1] = _mm256_shuffle_ps::<0xee>(a, b);
+                }
+            }
+            for i in 0..4 {
+                v[i] = F32x8(_mm256_permute2f128_ps::<0x20>(u[i], u[i + 4]));
+                v[i + 4] = F32x8(_mm256_permute2f128_ps::<0x31>(u[i], u[i + 4]));
+            }
+        }
+    }
+    #[inline(always)]
+    fn transpose_pairs(self, v: &mut [__m256i; 16]) {
+        unsafe {
+            let mut f = v.map(|x| F32x8(_mm256_castsi256_ps(x)));
+            self.transpose(&mut f);
+            *v = f.map(|x| _mm256_castps_si256(x.0));
+        }
+    }
+    #[inline(always)]
+    fn zero_pairs(self) -> __m256i {
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    fn splat_pair(self, x: u32) -> __m256i {
+        unsafe { _mm256_set1_epi32(x as i32) }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, x: *const u32) -> __m256i {
+        unsafe { _mm256_loadu_si256(x.cast()) }
+    }
+    #[inline(always)]
+    fn store_pairs(self, v: __m256i, x: &mut [u32]) {
+        assert!(x.len() <= 8);
+        unsafe { _mm256_maskstore_epi32(x.as_mut_ptr().cast(), lanes_below(x.len()), v) }
+    }
+    #[inline(always)]
+    fn round_pairs(self, even: F32x8, odd: F32x8) -> __m256i {
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(round_to_bf16(even.0));
+            _mm256_or_si256(low, _mm256_and_si256(round_to_bf16(odd.0), _mm256_set1_epi32(0xffff_0000_u32 as i32)))
+        }
+    }
+    #[inline(always)]
+    fn round_neighbours(self, first: F32x8, second: F32x8) -> __m256i {
+        unsafe {
+            // shuffle takes the even (odd) elements of each 128-bit half; the permutation puts them in order.
+            let even = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(first.0, second.0));
+            let odd = _mm256_castps_pd(_mm256_shuffle_ps::<0xdd>(first.0, second.0));
+            self.round_pairs(
+                F32x8(_mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(even))),
+                F32x8(_mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(odd))),
+            )
+        }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m256i, b: __m256i, c: F32x8) -> F32x8 {
+        unsafe {
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let even = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+            let odd = |x| _mm256_castsi256_ps(_mm256_and_si256(x, high));
+            F32x8(_mm256_fmadd_ps(odd(a), odd(b), _mm256_fmadd_ps(even(a), even(b), c.0)))
+        }
+    }
+}
+
+/// The upper half of each lane is the nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+unsafe fn round_to_bf16(v: __m256) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+        _mm256_blendv_epi8(rounded, quiet, nan)
     }
 }
 

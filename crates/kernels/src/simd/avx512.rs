@@ -60,6 +60,7 @@ impl Simd for Avx512 {
     type E = f32;
     type V = F32x16;
     type M = __mmask16;
+    type P = __m512i;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 12;
 
@@ -159,6 +160,80 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn erf(self, v: F32x16) -> F32x16 {
         math::erf(self, v)
+    }
+    #[inline(always)]
+    fn transpose(self, v: &mut [F32x16; 16]) {
+        unsafe {
+            let mut t = [_mm512_setzero_ps(); 16];
+            for i in 0..8 {
+                t[2 * i] = _mm512_unpacklo_ps(v[2 * i].0, v[2 * i + 1].0);
+                t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i].0, v[2 * i + 1].0);
+            }
+            // u[4 i + j]: in each 128-bit quarter q the elements 4 q + j of rows 4 i .. 4 i + 4.
+            let mut u = [_mm512_setzero_ps(); 16];
+            for i in 0..4 {
+                for j in 0..2 {
+                    let (a, b) = (t[4 * i + j], t[4 * i + j + 2]);
+                    u[4 * i + 2 * j] = _mm512_shuffle_ps::<0x44>(a, b);
+                    u[4 * i + 2 * j + 1] = _mm512_shuffle_ps::<0xee>(a, b);
+                }
+            }
+            for j in 0..4 {
+                let (a, b, c, d) = (u[j], u[4 + j], u[8 + j], u[12 + j]);
+                let (ab02, ab13) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                let (cd02, cd13) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                v[j] = F32x16(_mm512_shuffle_f32x4::<0x88>(ab02, cd02));
+                v[j + 8] = F32x16(_mm512_shuffle_f32x4::<0xdd>(ab02, cd02));
+                v[j + 4] = F32x16(_mm512_shuffle_f32x4::<0x88>(ab13, cd13));
+                v[j + 12] = F32x16(_mm512_shuffle_f32x4::<0xdd>(ab13, cd13));
+            }
+        }
+    }
+    #[inline(always)]
+    fn transpose_pairs(self, v: &mut [__m512i; 16]) {
+        unsafe {
+            let mut f = v.map(|x| F32x16(_mm512_castsi512_ps(x)));
+            self.transpose(&mut f);
+            *v = f.map(|x| _mm512_castps_si512(x.0));
+        }
+    }
+    #[inline(always)]
+    fn zero_pairs(self) -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    fn splat_pair(self, x: u32) -> __m512i {
+        unsafe { _mm512_set1_epi32(x as i32) }
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, x: *const u32) -> __m512i {
+        unsafe { _mm512_loadu_si512(x.cast()) }
+    }
+    #[inline(always)]
+    fn store_pairs(self, v: __m512i, x: &mut [u32]) {
+        assert!(x.len() <= 16);
+        unsafe { _mm512_mask_storeu_epi32(x.as_mut_ptr().cast(), lanes_below(x.len()), v) }
+    }
+    #[inline(always)]
+    fn round_pairs(self, even: F32x16, odd: F32x16) -> __m512i {
+        unsafe {
+            let bits = |v| _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)));
+            _mm512_or_si512(bits(even.0), _mm512_slli_epi32::<16>(bits(odd.0)))
+        }
+    }
+    #[inline(always)]
+    fn round_neighbours(self, first: F32x16, second: F32x16) -> __m512i {
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second.0, first.0)) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m512i, b: __m512i, c: F32x16) -> F32x16 {
+        unsafe {
+            F32x16(_mm512_dpbf16_ps(
+                c.0,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            ))
+        }
     }
 }
 

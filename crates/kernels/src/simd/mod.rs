@@ -41,6 +41,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type V: Vector;
     /// One truth value a lane.
     type M: Copy;
+    /// A pair of bf16 a lane, the first in the lower half of 32 bits.
+    type P: Copy;
     /// Elements in a vector.
     const LANES: usize;
     /// Rows of the tile of a matrix product that fits the registers, with two vectors of columns.
@@ -96,6 +98,27 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn tanh(self, v: Self::V) -> Self::V;
     /// Error function.
     fn erf(self, v: Self::V) -> Self::V;
+    /// Transposes the square block whose rows are the first [`Simd::LANES`] of `v`.
+    fn transpose(self, v: &mut [Self::V; 16]);
+    /// As [`Simd::transpose`], of pairs.
+    fn transpose_pairs(self, v: &mut [Self::P; 16]);
+    /// No pair but zeros.
+    fn zero_pairs(self) -> Self::P;
+    /// The same pair in all lanes.
+    fn splat_pair(self, x: u32) -> Self::P;
+    /// [`Simd::LANES`] pairs from memory of any alignment.
+    ///
+    /// # Safety
+    /// `x` is valid for reading them.
+    unsafe fn load_pairs(self, x: *const u32) -> Self::P;
+    /// Stores the first `x.len()` pairs, at most all.
+    fn store_pairs(self, v: Self::P, x: &mut [u32]);
+    /// Lane i is (`even[i]`, `odd[i]`), each rounded to the nearest bf16, ties to even.
+    fn round_pairs(self, even: Self::V, odd: Self::V) -> Self::P;
+    /// The elements of `first`, then those of `second`, rounded as in [`Simd::round_pairs`], two neighbours a lane.
+    fn round_neighbours(self, first: Self::V, second: Self::V) -> Self::P;
+    /// `c + a[0] b[0] + a[1] b[1]` a lane, accumulated in the element type.
+    fn dot_pairs(self, a: Self::P, b: Self::P, c: Self::V) -> Self::V;
     /// 1 / (1 + e^-x).
     #[inline(always)]
     fn sigmoid(self, v: Self::V) -> Self::V {
@@ -130,13 +153,22 @@ pub trait Kernel<T: Real> {
 /// Runs an f32 kernel with the instruction set in use.
 #[inline(always)]
 pub fn dispatch_f32<K: Kernel<f32>>(kernel: K) -> K::Out {
-    dispatch_f32_with(isa(), kernel)
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` is at most what it found.
+        Isa::Avx512 => unsafe { avx512::run(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `isa` is at most what it found.
+        Isa::Avx2 => unsafe { avx2::run(kernel) },
+        _ => kernel.run(Portable::new()),
+    }
 }
 
-/// Runs an f32 kernel with `isa`, which must not be stronger than what the processor has.
+/// Runs an f32 kernel with `isa`, for tests; it must not be stronger than what the processor has.
 ///
 /// # Panics
 /// If the processor lacks the instruction set.
+#[cfg(test)]
 pub fn dispatch_f32_with<K: Kernel<f32>>(isa: Isa, kernel: K) -> K::Out {
     match isa {
         #[cfg(target_arch = "x86_64")]

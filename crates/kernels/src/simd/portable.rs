@@ -2,6 +2,7 @@
 
 use super::{Simd, Vector};
 use crate::Real;
+use half::bf16;
 use std::marker::PhantomData;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -52,6 +53,7 @@ impl<T: Real> Simd for Portable<T> {
     type E = T;
     type V = Lanes<T>;
     type M = [bool; LANES];
+    type P = [u32; LANES];
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 4;
 
@@ -149,4 +151,71 @@ impl<T: Real> Simd for Portable<T> {
     fn erf(self, v: Lanes<T>) -> Lanes<T> {
         Lanes(v.0.map(T::erf))
     }
+    #[inline(always)]
+    fn transpose(self, v: &mut [Lanes<T>; 16]) {
+        let from = *v;
+        for (i, row) in v.iter_mut().take(LANES).enumerate() {
+            *row = Lanes(std::array::from_fn(|j| from[j].0[i]));
+        }
+    }
+    #[inline(always)]
+    fn transpose_pairs(self, v: &mut [[u32; LANES]; 16]) {
+        let from = *v;
+        for (i, row) in v.iter_mut().take(LANES).enumerate() {
+            *row = std::array::from_fn(|j| from[j][i]);
+        }
+    }
+    #[inline(always)]
+    fn zero_pairs(self) -> [u32; LANES] {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn splat_pair(self, x: u32) -> [u32; LANES] {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(self, x: *const u32) -> [u32; LANES] {
+        // SAFETY: the caller's.
+        unsafe { x.cast::<[u32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn store_pairs(self, v: [u32; LANES], x: &mut [u32]) {
+        let n = x.len();
+        x.copy_from_slice(&v[..n]);
+    }
+    #[inline(always)]
+    fn round_pairs(self, even: Lanes<T>, odd: Lanes<T>) -> [u32; LANES] {
+        std::array::from_fn(|i| pair(even.0[i], odd.0[i]))
+    }
+    #[inline(always)]
+    fn round_neighbours(self, first: Lanes<T>, second: Lanes<T>) -> [u32; LANES] {
+        std::array::from_fn(|i| {
+            let half = if 2 * i < LANES { &first.0 } else { &second.0 };
+            pair(half[2 * i % LANES], half[2 * i % LANES + 1])
+        })
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: [u32; LANES], b: [u32; LANES], c: Lanes<T>) -> Lanes<T> {
+        let element = |x: u32| T::of(f32::from_bits(x) as f64);
+        Lanes(std::array::from_fn(|i| {
+            let sum = element(a[i] << 16).mul_add(element(b[i] << 16), c.0[i]);
+            element(a[i] & 0xffff_0000).mul_add(element(b[i] & 0xffff_0000), sum)
+        }))
+    }
+}
+
+#[inline(always)]
+fn pair<T: Real>(low: T, high: T) -> u32 {
+    round_to_bf16(low.f64()) | round_to_bf16(high.f64()) << 16
+}
+
+/// Through f32 rounded to odd, so that rounding twice is rounding once. (`bf16::from_f64` does not
+/// look at the lower half of the mantissa, so it misses values just above a tie.)
+#[inline(always)]
+fn round_to_bf16(x: f64) -> u32 {
+    let nearest = x as f32;
+    let exact = nearest as f64 == x || x.is_nan();
+    let toward_zero = nearest.to_bits() - ((nearest as f64).abs() > x.abs()) as u32;
+    let odd = if exact { nearest } else { f32::from_bits(toward_zero | 1) };
+    bf16::from_f32(odd).to_bits() as u32
 }

@@ -128,3 +128,77 @@ fn reductions_see_every_lane_once() {
         assert_eq!((sum, max), (-((1u32 << (lanes - 1)) as f32 - 1.0), -1.0), "{}", isa.name());
     }
 }
+
+struct Blocks<'a> {
+    x: &'a [f32],
+    transposed: &'a mut [f32],
+    pairs: &'a mut [u32],
+}
+
+impl Kernel<f32> for Blocks<'_> {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) -> usize {
+        let n = S::LANES;
+        let (mut v, mut p) = ([s.zero(); 16], [s.zero_pairs(); 16]);
+        for i in 0..n {
+            v[i] = s.load(&self.x[32 * i..]);
+            p[i] = s.round_neighbours(s.load(&self.x[32 * i..]), s.load(&self.x[32 * i + n..]));
+        }
+        s.transpose(&mut v);
+        s.transpose_pairs(&mut p);
+        for i in 0..n {
+            s.store(v[i], &mut self.transposed[n * i..]);
+            s.store_pairs(p[i], &mut self.pairs[n * i..n * i + n]);
+        }
+        n
+    }
+}
+
+#[test]
+fn transposing_a_block_moves_every_element_to_its_place() {
+    for isa in sets() {
+        let x: Vec<f32> = (0..32 * 16).map(|i| (i as f32 * 0.37).sin()).collect();
+        let (mut transposed, mut pairs) = (vec![0.0; 256], vec![0; 256]);
+        let n = dispatch_f32_with(isa, Blocks { x: &x, transposed: &mut transposed, pairs: &mut pairs });
+        for i in 0..n {
+            for j in 0..n {
+                assert_eq!(transposed[i * n + j], x[32 * j + i], "{} {i} {j}", isa.name());
+                let bits = |x: f32| half::bf16::from_f32(x).to_bits() as u32;
+                let expected = bits(x[32 * j + 2 * i]) | bits(x[32 * j + 2 * i + 1]) << 16;
+                assert_eq!(pairs[i * n + j], expected, "{} {i} {j}", isa.name());
+            }
+        }
+    }
+}
+
+struct Dot<'a>(&'a [f32], &'a [f32], &'a mut [f32]);
+
+impl Kernel<f32> for Dot<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let (a, b) = (s.load(self.0), s.load(self.1));
+        let p = s.round_pairs(a, b);
+        s.store(s.dot_pairs(p, p, s.splat(1.0)), self.2);
+    }
+}
+
+#[test]
+fn a_dot_of_pairs_is_that_of_the_rounded_operands() {
+    for isa in sets() {
+        let mut a: Vec<f32> = (0..16).map(|i| (i as f32 * 0.71).cos()).collect();
+        let b: Vec<f32> = (0..16).map(|i| (i as f32 * 0.53).sin()).collect();
+        // Halfway between two bf16: to the even one.
+        a[0] = f32::from_bits(0x3f80_8000);
+        a[1] = f32::from_bits(0x3f81_8000);
+        let mut y = vec![0.0; 16];
+        dispatch_f32_with(isa, Dot(&a, &b, &mut y));
+        let lanes = if isa == Isa::Avx512 { 16 } else { 8 };
+        for i in 0..lanes {
+            let (p, q) = (half::bf16::from_f32(a[i]).to_f64(), half::bf16::from_f32(b[i]).to_f64());
+            let exact = 1.0 + p * p + q * q;
+            assert!((y[i] as f64 - exact).abs() < 4e-7, "{} {i}: {} {exact}", isa.name(), y[i]);
+        }
+    }
+}

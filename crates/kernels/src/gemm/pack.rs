@@ -1,0 +1,224 @@
+//! Panels: a matrix [k, w] cut into strips of a fixed width, each strip laid out k by k, as the
+//! tile kernel reads it. f32 and f64 keep their elements; bf16 holds pairs of neighbours in k.
+
+use crate::Real;
+use crate::simd::{Kernel, Simd};
+use std::ops::Range;
+
+/// How operands lie in a panel, and the step of the product that reads them.
+pub(super) trait Operand<S: Simd>: Copy + Send + Sync + 'static {
+    /// One broadcast operand: an element, or a pair of bf16 in 32 bits.
+    type Packed: bytemuck::Pod + Send + Sync;
+    /// A vector of them.
+    type Vector: Copy;
+    /// Elements of k in one packed operand.
+    const DEPTH: usize;
+    fn splat(s: S, x: Self::Packed) -> Self::Vector;
+    /// # Safety
+    /// A vector's length of operands can be read at `x`.
+    unsafe fn load(s: S, x: *const Self::Packed) -> Self::Vector;
+    fn multiply_add(s: S, a: Self::Vector, b: Self::Vector, c: S::V) -> S::V;
+    fn zero(s: S) -> Self::Vector;
+    /// Operands of one step from rows k and k + 1 (which is empty beyond the end) of a matrix [k, w].
+    fn from_rows(s: S, row: &[S::E], next: &[S::E]) -> Self::Vector;
+    /// A vector's length of steps from the elements along k of one column.
+    fn from_column(s: S, column: &[S::E]) -> Self::Vector;
+    fn store(s: S, v: Self::Vector, x: &mut [Self::Packed]);
+    fn transpose(s: S, v: &mut [Self::Vector; 16]);
+}
+
+/// Elements as they are.
+#[derive(Clone, Copy)]
+pub(super) struct Plain;
+
+impl<S: Simd> Operand<S> for Plain {
+    type Packed = S::E;
+    type Vector = S::V;
+    const DEPTH: usize = 1;
+    #[inline(always)]
+    fn splat(s: S, x: S::E) -> S::V {
+        s.splat(x)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, x: *const S::E) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { s.load_ptr(x) }
+    }
+    #[inline(always)]
+    fn multiply_add(s: S, a: S::V, b: S::V, c: S::V) -> S::V {
+        s.fma(a, b, c)
+    }
+    #[inline(always)]
+    fn zero(s: S) -> S::V {
+        s.zero()
+    }
+    #[inline(always)]
+    fn from_rows(s: S, row: &[S::E], _next: &[S::E]) -> S::V {
+        s.load_any(row)
+    }
+    #[inline(always)]
+    fn from_column(s: S, column: &[S::E]) -> S::V {
+        s.load_any(column)
+    }
+    #[inline(always)]
+    fn store(s: S, v: S::V, x: &mut [S::E]) {
+        s.store_any(v, x);
+    }
+    #[inline(always)]
+    fn transpose(s: S, v: &mut [S::V; 16]) {
+        s.transpose(v);
+    }
+}
+
+/// Elements rounded to bf16, two neighbours in k together.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs;
+
+impl<S: Simd> Operand<S> for Pairs {
+    type Packed = u32;
+    type Vector = S::P;
+    const DEPTH: usize = 2;
+    #[inline(always)]
+    fn splat(s: S, x: u32) -> S::P {
+        s.splat_pair(x)
+    }
+    #[inline(always)]
+    unsafe fn load(s: S, x: *const u32) -> S::P {
+        // SAFETY: the caller's.
+        unsafe { s.load_pairs(x) }
+    }
+    #[inline(always)]
+    fn multiply_add(s: S, a: S::P, b: S::P, c: S::V) -> S::V {
+        s.dot_pairs(a, b, c)
+    }
+    #[inline(always)]
+    fn zero(s: S) -> S::P {
+        s.zero_pairs()
+    }
+    #[inline(always)]
+    fn from_rows(s: S, row: &[S::E], next: &[S::E]) -> S::P {
+        s.round_pairs(s.load_any(row), s.load_any(next))
+    }
+    #[inline(always)]
+    fn from_column(s: S, column: &[S::E]) -> S::P {
+        let (first, second) = column.split_at(column.len().min(S::LANES));
+        s.round_neighbours(s.load_any(first), s.load_any(second))
+    }
+    #[inline(always)]
+    fn store(s: S, v: S::P, x: &mut [u32]) {
+        let n = x.len().min(S::LANES);
+        s.store_pairs(v, &mut x[..n]);
+    }
+    #[inline(always)]
+    fn transpose(s: S, v: &mut [S::P; 16]) {
+        s.transpose_pairs(v);
+    }
+}
+
+/// A matrix [k, w] in memory: element (k, w) at `k * ld + w`, or at `w * ld + k` if `k_neighbours`.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a, T> {
+    pub data: &'a [T],
+    pub ld: usize,
+    pub k_neighbours: bool,
+}
+
+/// Writes the strips of `width` columns that cover `columns`, for the elements `k` along the reduction.
+///
+/// Strip i starts at `i * stride` operands of `out`; columns and elements beyond the ranges are 0.
+pub(super) struct Pack<'a, T: Real, U> {
+    pub source: Source<'a, T>,
+    pub columns: Range<usize>,
+    pub k: Range<usize>,
+    pub width: usize,
+    pub stride: usize,
+    pub bf16: bool,
+    pub out: &'a mut [U],
+}
+
+impl<T: Real> Kernel<T> for Pack<'_, T, u8> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E = T>>(self, s: S) {
+        if self.bf16 {
+            self.strips::<S, Pairs>(s);
+        } else {
+            self.strips::<S, Plain>(s);
+        }
+    }
+}
+
+impl<T: Real> Pack<'_, T, u8> {
+    #[inline(always)]
+    fn strips<S: Simd<E = T>, O: Operand<S>>(self, s: S) {
+        let out: &mut [O::Packed] = bytemuck::cast_slice_mut(self.out);
+        let steps = self.k.len().div_ceil(O::DEPTH);
+        for (i, start) in self.columns.clone().step_by(self.width).enumerate() {
+            let columns = start..(start + self.width).min(self.columns.end);
+            let strip = &mut out[i * self.stride..][..steps * self.width];
+            if self.source.k_neighbours {
+                from_columns::<S, O>(s, self.source, columns, self.k.clone(), self.width, strip);
+            } else {
+                from_rows::<S, O>(s, self.source, columns, self.k.clone(), self.width, strip);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn from_rows<S: Simd, O: Operand<S>>(
+    s: S,
+    source: Source<S::E>,
+    columns: Range<usize>,
+    k: Range<usize>,
+    width: usize,
+    strip: &mut [O::Packed],
+) {
+    let row = |k: usize| &source.data[k * source.ld + columns.start..][..columns.len()];
+    for (step, out) in k.clone().step_by(O::DEPTH).zip(strip.chunks_exact_mut(width)) {
+        let this = row(step);
+        let next = if O::DEPTH == 2 && step + 1 < k.end { row(step + 1) } else { &[] };
+        let mut at = 0;
+        while at < width {
+            let (a, b) = (&this[at.min(this.len())..], &next[at.min(next.len())..]);
+            O::store(s, O::from_rows(s, a, b), &mut out[at..]);
+            at += S::LANES;
+        }
+    }
+}
+
+#[inline(always)]
+fn from_columns<S: Simd, O: Operand<S>>(
+    s: S,
+    source: Source<S::E>,
+    columns: Range<usize>,
+    k: Range<usize>,
+    width: usize,
+    strip: &mut [O::Packed],
+) {
+    let block = S::LANES * O::DEPTH;
+    let mut at = 0;
+    while at < width {
+        let lanes = (width - at).min(S::LANES);
+        let mut start = k.start;
+        let mut out_at = at;
+        while start < k.end {
+            let elements = (k.end - start).min(block);
+            let mut v = [O::zero(s); 16];
+            // Without early exit, so that the block stays in registers.
+            for (i, v) in v.iter_mut().enumerate().take(S::LANES) {
+                let column = columns.start + at + i;
+                if column < columns.end && i < lanes {
+                    *v = O::from_column(s, &source.data[column * source.ld + start..][..elements]);
+                }
+            }
+            O::transpose(s, &mut v);
+            for v in v.iter().take(S::LANES.min(elements.div_ceil(O::DEPTH))) {
+                O::store(s, *v, &mut strip[out_at..out_at + lanes]);
+                out_at += width;
+            }
+            start += block;
+        }
+        at += S::LANES;
+    }
+}
