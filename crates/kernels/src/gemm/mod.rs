@@ -233,16 +233,12 @@ struct Product<'a, T> {
 impl<T: Real> Product<'_, T> {
     fn run(&self, pool: &Pool, shared: &mut [u8], own: Disjoint<u8>) {
         let Product { g, cut, .. } = self;
-        let serial = g.m * g.n * g.k <= SERIAL;
-        let tasks = |tasks: usize, f: &(dyn Fn(usize, usize) + Sync)| {
-            if serial { (0..tasks).for_each(|task| f(task, 0)) } else { pool.run(tasks, f) }
-        };
         for first in (0..g.n).step_by(cut.group) {
             let group = first..(first + cut.group).min(g.n);
-            self.pack_shared(shared, &group, &tasks);
+            self.pack_shared(pool, shared, &group);
             let shared = &*shared;
             let across = group.len().div_ceil(cut.columns);
-            tasks(g.m.div_ceil(cut.rows) * across, &|task, worker| {
+            self.tasks(pool, g.m.div_ceil(cut.rows) * across, |task, worker| {
                 let row = task / across * cut.rows;
                 let column = group.start + task % across * cut.columns;
                 let bytes = cut.own(g) + cut.chain(size_of::<T>());
@@ -255,13 +251,17 @@ impl<T: Real> Product<'_, T> {
         }
     }
 
+    /// Runs tasks on the pool, or here if they are not worth waking other threads.
+    fn tasks(&self, pool: &Pool, tasks: usize, f: impl Fn(usize, usize) + Sync) {
+        if self.g.m * self.g.n * self.g.k <= SERIAL {
+            (0..tasks).for_each(|task| f(task, 0));
+        } else {
+            pool.run(tasks, f);
+        }
+    }
+
     /// Packs A, or the columns of B in `group`, strip by strip.
-    fn pack_shared(
-        &self,
-        shared: &mut [u8],
-        group: &Range<usize>,
-        tasks: &dyn Fn(usize, &(dyn Fn(usize, usize) + Sync)),
-    ) {
+    fn pack_shared(&self, pool: &Pool, shared: &mut [u8], group: &Range<usize>) {
         let Product { g, cut, .. } = self;
         let (source, width, columns) =
             if cut.share_a { (self.a, cut.tile_rows, 0..g.m) } else { (self.b, cut.tile_columns, group.clone()) };
@@ -270,7 +270,7 @@ impl<T: Real> Product<'_, T> {
         // Pieces of about 64 KiB along k, so that one wide strip is not one thread's work.
         let piece = (16_384 / width).next_multiple_of(cut.depth).max(cut.depth);
         let pieces = g.k.div_ceil(piece);
-        tasks(columns.len().div_ceil(width) * pieces, &|task, _| {
+        self.tasks(pool, columns.len().div_ceil(width) * pieces, |task, _| {
             let (strip, k) = (task / pieces, task % pieces * piece);
             let start = columns.start + strip * width;
             let k = k..(k + piece).min(g.k);
