@@ -1,0 +1,62 @@
+//! The built-in operators, one file each, and short functions that add them to a graph.
+
+pub mod fill;
+pub mod linear;
+pub mod matmul;
+pub mod pointwise;
+pub mod reshape;
+pub mod scan;
+pub mod sum;
+
+use crate::GraphError;
+use crate::graph::{Graph, Value};
+use crate::shape::Shape;
+use pointwise::{Binary, Pointwise, Unary};
+
+/// f(x), element by element.
+///
+/// # Errors
+/// If `x` is not of the graph's element type.
+pub fn unary(g: &mut Graph, f: Unary, x: Value) -> Result<Value, GraphError> {
+    g.push1(Pointwise::unary(f), &[x])
+}
+
+/// a + b, broadcast.
+///
+/// # Errors
+/// If the shapes do not go together.
+pub fn add(g: &mut Graph, a: Value, b: Value) -> Result<Value, GraphError> {
+    g.push1(Pointwise::binary(Binary::Add), &[a, b])
+}
+
+/// a − b, broadcast.
+///
+/// # Errors
+/// If the shapes do not go together.
+pub fn sub(g: &mut Graph, a: Value, b: Value) -> Result<Value, GraphError> {
+    g.push1(Pointwise::binary(Binary::Sub), &[a, b])
+}
+
+/// a · b, element by element, broadcast.
+///
+/// # Errors
+/// If the shapes do not go together.
+pub fn mul(g: &mut Graph, a: Value, b: Value) -> Result<Value, GraphError> {
+    g.push1(Pointwise::binary(Binary::Mul), &[a, b])
+}
+
+/// c · x.
+///
+/// # Errors
+/// If `x` is not of the graph's element type.
+pub fn scale(g: &mut Graph, x: Value, c: f64) -> Result<Value, GraphError> {
+    unary(g, Unary::Scale(c), x)
+}
+
+/// x under another shape of as many elements.
+///
+/// # Errors
+/// If the numbers of elements differ.
+pub fn reshape(g: &mut Graph, x: Value, shape: impl Into<Shape>) -> Result<Value, GraphError> {
+    g.push1(reshape::Reshape::new(shape), &[x])
+}
