@@ -29,7 +29,12 @@ impl Executor {
     ///
     /// # Errors
     /// If a weight is missing in `memory`, has another size or element type, or is written but read-only.
-    pub fn new(graph: Graph, options: PlanOptions, memory: &mut Memory, pool: Arc<Pool>) -> Result<Executor, GraphError> {
+    pub fn new(
+        graph: Graph,
+        options: PlanOptions,
+        memory: &mut Memory,
+        pool: Arc<Pool>,
+    ) -> Result<Executor, GraphError> {
         let plan = Plan::new(&graph, PlanOptions { threads: pool.threads(), ..options });
         let runs = graph.max_sizes();
         let mut bound = vec![usize::MAX; graph.value_count()];
@@ -123,7 +128,10 @@ impl Executor {
         let (_, value) =
             self.graph().outputs().iter().find(|(n, _)| &**n == name).unwrap_or_else(|| panic!("no output {name}"));
         let root = self.graph().root(*value);
-        assert!(matches!(self.plan().place(root), Place::Arena(_)), "output {name} is no activation: read it in memory");
+        assert!(
+            matches!(self.plan().place(root), Place::Arena(_)),
+            "output {name} is no activation: read it in memory"
+        );
         let slot = &self.runner.slots[value.index()];
         assert!(!slot.ptr.is_null(), "output {name} is read after a run");
         let from = slot.ptr as usize - self.arena.bytes().as_ptr() as usize;

@@ -43,7 +43,13 @@ pub fn fuse(g: &Graph) -> Graph {
 }
 
 /// An input of `node` that a pointwise node makes for it alone, on the same shape, in the same phase.
-fn joinable(g: &Graph, node: &Node, nodes: &[Option<Node>], readers: &[u32], producer: &[usize]) -> Option<(Value, usize)> {
+fn joinable(
+    g: &Graph,
+    node: &Node,
+    nodes: &[Option<Node>],
+    readers: &[u32],
+    producer: &[usize],
+) -> Option<(Value, usize)> {
     let into = node.op.as_pointwise()?;
     node.inputs.iter().find_map(|&v| {
         let from = *producer.get(v.index())?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use memwall_formats::Dtype;
 
+use crate::GraphError;
 use crate::op::{Alias, Op};
 use crate::shape::{Dim, RunDim, Shape, Type};
-use crate::GraphError;
 
 /// A tensor of a graph.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -38,6 +38,8 @@ pub enum Source {
         /// Which of its outputs.
         output: usize,
     },
+    /// A pass has dropped the node that made it.
+    Nowhere,
 }
 
 /// A value's name, type and source.
@@ -204,7 +206,10 @@ impl Graph {
             && ty.dtype.row_bytes(width).is_none()
         {
             let block = ty.dtype.block_len();
-            return Err(named(name, format!("rows of {width} values are no whole number of {} blocks of {block}", ty.dtype)));
+            return Err(named(
+                name,
+                format!("rows of {width} values are no whole number of {} blocks of {block}", ty.dtype),
+            ));
         }
         if let Some(&value) = self.names.get(name) {
             let was = &self.values[value.index()];
@@ -280,7 +285,10 @@ impl Graph {
             if let Some(Alias::Write { input }) = self.nodes[node].op.alias(output) {
                 let root = self.root(inputs[input]);
                 if matches!(self.values[root.index()].source, Source::Node { .. } | Source::Constant(_)) {
-                    let what = format!("writes {} in place, which is no weight, state or input", self.values[root.index()].name);
+                    let what = format!(
+                        "writes {} in place, which is no weight, state or input",
+                        self.values[root.index()].name
+                    );
                     return Err(self.refused(name, what));
                 }
                 self.versions.insert(root, value);
@@ -421,6 +429,11 @@ impl Graph {
     pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Graph {
         let mut g = self.clone();
         g.nodes = nodes;
+        for info in &mut g.values {
+            if matches!(info.source, Source::Node { .. }) {
+                info.source = Source::Nowhere;
+            }
+        }
         for (i, node) in g.nodes.iter().enumerate() {
             for (output, v) in node.outputs.iter().enumerate() {
                 g.values[v.index()].source = Source::Node { node: i, output };

@@ -164,7 +164,12 @@ impl<'a> Io<'a> {
 
 fn check<T: Pod>(s: &Slot) {
     let size = s.dtype.block_bytes();
-    assert!(!s.dtype.is_block() && size == size_of::<T>(), "{} is not read as elements of {} bytes", s.dtype, size_of::<T>());
+    assert!(
+        !s.dtype.is_block() && size == size_of::<T>(),
+        "{} is not read as elements of {} bytes",
+        s.dtype,
+        size_of::<T>()
+    );
 }
 
 /// Runs `$body` with `$t` as the real type of `$dtype`: f32 or f64.

@@ -5,6 +5,7 @@
 //! [`recompute`] rewrite it without changing a bit of the result, [`Plan`] gives every tensor an
 //! offset in one arena, and an [`Executor`] runs it there, on weights and states in a [`Memory`].
 
+pub mod check;
 mod differentiate;
 mod error;
 mod execute;

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
+use crate::GraphError;
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::shape::{Sizes, Type};
-use crate::GraphError;
 
 /// Work of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -101,9 +101,15 @@ impl Plan {
                 Source::Constant(_) => places[v.index()] = Place::Constant,
                 Source::Input if used[v.index()] => {
                     places[v.index()] = Place::Arena(buffers.len());
-                    buffers.push(Buffer { value: Some(v), offset: 0, bytes: size(v), birth: 0, death: death[v.index()] });
+                    buffers.push(Buffer {
+                        value: Some(v),
+                        offset: 0,
+                        bytes: size(v),
+                        birth: 0,
+                        death: death[v.index()],
+                    });
                 }
-                Source::Input | Source::Node { .. } => {}
+                Source::Input | Source::Node { .. } | Source::Nowhere => {}
             }
         }
         let mut scratch = vec![None; graph.nodes().len()];
@@ -111,9 +117,15 @@ impl Plan {
             for (output, &v) in node.outputs.iter().enumerate() {
                 let end = death[v.index()].max(i);
                 let place = match node.op.alias(output) {
-                    Some(Alias::View { input, .. } | Alias::Write { input }) => places[graph.root(node.inputs[input]).index()],
+                    Some(Alias::View { input, .. } | Alias::Write { input }) => {
+                        places[graph.root(node.inputs[input]).index()]
+                    }
                     None => {
-                        let reused = if options.no_reuse { None } else { reusable(graph, i, output, &buffers, &places, &death, &max) };
+                        let reused = if options.no_reuse {
+                            None
+                        } else {
+                            reusable(graph, i, output, &buffers, &places, &death, &max)
+                        };
                         if let Some(b) = reused {
                             buffers[b].death = end;
                             Place::Arena(b)
@@ -132,7 +144,13 @@ impl Plan {
             let bytes = node.op.scratch(&NodeSizes { inputs: &inputs, outputs: &outputs }, options.threads.max(1));
             if bytes > 0 {
                 scratch[i] = Some(buffers.len());
-                buffers.push(Buffer { value: None, offset: 0, bytes: bytes.next_multiple_of(ALIGN), birth: i, death: i });
+                buffers.push(Buffer {
+                    value: None,
+                    offset: 0,
+                    bytes: bytes.next_multiple_of(ALIGN),
+                    birth: i,
+                    death: i,
+                });
             }
         }
 
@@ -165,9 +183,14 @@ fn reusable(
         let root = graph.root(v);
         let Place::Arena(b) = places[root.index()] else { return None };
         let dies_here = death[root.index()] == i && buffers[b].death == i;
-        let whole = graph.ty(v).bytes(max) == graph.ty(made).bytes(max) && graph.ty(root).bytes(max) == graph.ty(made).bytes(max);
+        let whole = graph.ty(v).bytes(max) == graph.ty(made).bytes(max)
+            && graph.ty(root).bytes(max) == graph.ty(made).bytes(max);
         // Another input that is a view of the same memory would be overwritten while it is read.
-        let alone = node.inputs.iter().enumerate().all(|(k, &o)| k == input || places[graph.root(o).index()] != Place::Arena(b));
+        let alone = node
+            .inputs
+            .iter()
+            .enumerate()
+            .all(|(k, &o)| k == input || places[graph.root(o).index()] != Place::Arena(b));
         let free = node.outputs[..output].iter().all(|o| places[o.index()] != Place::Arena(b));
         (dies_here && whole && alone && free).then_some(b)
     })

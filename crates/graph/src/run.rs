@@ -45,30 +45,29 @@ impl Runner {
 
     /// Points every slot at its memory: the arena's, or what `lent` says for weights, states and lent inputs.
     pub(crate) fn bind(&mut self, arena: *mut u8, mut lent: impl FnMut(Value) -> *mut u8) {
-        for i in 0..self.graph.value_count() {
-            let value = Value(i as u32);
-            let info = self.graph.info(value);
+        let Runner { graph, plan, runs, slots, .. } = self;
+        for (value, info) in graph.values() {
+            let slot = &mut slots[value.index()];
             if self.stale {
-                self.slots[i].sizes = info.ty.shape.sizes(&self.runs);
-                self.slots[i].dtype = info.ty.dtype;
+                slot.sizes = info.ty.shape.sizes(runs);
+                slot.dtype = info.ty.dtype;
             }
-            let alias = match info.source {
-                Source::Node { node, output } => self.graph.nodes()[node].op.alias(output).map(|a| (node, a)),
-                _ => None,
+            slot.ptr = match (&info.source, plan.place(value)) {
+                (Source::Constant(bytes), _) => bytes.as_ptr().cast_mut(),
+                (Source::Weight | Source::State | Source::Input, Place::Memory) => lent(value),
+                (_, Place::Arena(b)) => arena.wrapping_add(plan.buffers[b].offset),
+                _ => std::ptr::null_mut(),
             };
-            self.slots[i].ptr = match (&info.source, alias, self.plan.place(value)) {
-                (_, Some((node, Alias::View { input, offset })), _) => {
-                    let from = self.slots[self.graph.nodes()[node].inputs[input].index()];
-                    from.ptr.wrapping_add(offset / from.dtype.block_len() * from.dtype.block_bytes())
-                }
-                (_, Some((node, Alias::Write { input })), _) => {
-                    self.slots[self.graph.nodes()[node].inputs[input].index()].ptr
-                }
-                (Source::Constant(bytes), ..) => bytes.as_ptr().cast_mut(),
-                (_, _, Place::Memory) => lent(value),
-                (_, _, Place::Arena(b)) => arena.wrapping_add(self.plan.buffers[b].offset),
-                (_, _, Place::Constant | Place::Nowhere) => std::ptr::null_mut(),
-            };
+        }
+        // Views and writes follow what they share memory with, in the order in which they are made.
+        for node in graph.nodes() {
+            for (output, v) in node.outputs.iter().enumerate() {
+                let Some(alias) = node.op.alias(output) else { continue };
+                let (Alias::View { input, .. } | Alias::Write { input }) = alias;
+                let from = slots[node.inputs[input].index()];
+                let skip = if let Alias::View { offset, .. } = alias { offset } else { 0 };
+                slots[v.index()].ptr = from.ptr.wrapping_add(skip / from.dtype.block_len() * from.dtype.block_bytes());
+            }
         }
         for (node, (inputs, outputs)) in self.graph.nodes().iter().zip(&mut self.node_slots) {
             for (slot, v) in inputs.iter_mut().zip(&node.inputs) {

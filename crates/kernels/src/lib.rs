@@ -8,9 +8,11 @@
 mod disjoint;
 pub mod gemm;
 mod isa;
+pub mod map;
 mod pool;
 mod real;
 mod simd;
+pub mod sum;
 
 pub use isa::{Isa, isa};
 pub use pool::Pool;

@@ -42,7 +42,13 @@ impl Op for MatMul {
         let both = split(a, self.a_trans).zip(split(b, self.b_trans));
         let Some(((_, ka), (kb, n))) = both.filter(|((_, ka), (kb, _))| ka == kb) else {
             let t = |on| if on { "ᵀ" } else { "" };
-            return Err(format!("{}{} · {}{}: inner sizes must be equal", a.shape, t(self.a_trans), b.shape, t(self.b_trans)));
+            return Err(format!(
+                "{}{} · {}{}: inner sizes must be equal",
+                a.shape,
+                t(self.a_trans),
+                b.shape,
+                t(self.b_trans)
+            ));
         };
         debug_assert_eq!(ka, kb);
         if a.dtype != b.dtype {

@@ -196,7 +196,7 @@ fn unary<T: Real>(f: Unary, x: &mut [T]) {
     match f {
         Unary::Neg => x.iter_mut().for_each(|x| *x = -*x),
         Unary::Exp => map::exp(x),
-        Unary::Ln => x.iter_mut().for_each(|x| *x = x.ln()),
+        Unary::Ln => map::ln(x),
         Unary::Tanh => map::tanh(x),
         Unary::Sigmoid => map::sigmoid(x),
         Unary::LogSigmoid => map::log_sigmoid(x),
@@ -268,14 +268,7 @@ fn derivative<T: Real>(f: Unary, x: &mut [T]) {
             x.iter_mut().for_each(|x| *x = -*x);
             map::sigmoid(x);
         }
-        Unary::Silu => {
-            // σ(x) (1 + x (1 − σ(x)))
-            let mut s = [T::ZERO; TILE];
-            let s = &mut s[..x.len()];
-            s.copy_from_slice(x);
-            map::sigmoid(s);
-            x.iter_mut().zip(s).for_each(|(x, s)| *x = *s * (T::ONE + *x * (T::ONE - *s)));
-        }
+        Unary::Silu => map::silu_derivative(x),
         Unary::Gelu => map::gelu_derivative(x),
         Unary::GeluErf => map::gelu_erf_derivative(x),
         Unary::Relu => x.iter_mut().for_each(|x| *x = if *x > T::ZERO { T::ONE } else { T::ZERO }),
@@ -305,7 +298,8 @@ pub(crate) fn broadcast(inputs: &[&Type]) -> Result<Shape, String> {
     for t in inputs {
         let s = &t.shape;
         let suffix = s.rank() <= out.rank() && s.dims() == &out.dims()[out.rank() - s.rank()..];
-        let stretched = s.rank() == out.rank() && s.width() == Some(1) && s.dims()[..s.rank() - 1] == out.dims()[..s.rank() - 1];
+        let stretched =
+            s.rank() == out.rank() && s.width() == Some(1) && s.dims()[..s.rank() - 1] == out.dims()[..s.rank() - 1];
         let one = s.elements().and_then(|d| d.known()) == Some(1);
         if !(suffix || stretched || one) {
             return Err(format!("shapes {} and {s} do not go together; one must end the other, or end in 1", out));
@@ -376,7 +370,7 @@ impl Op for Pointwise {
             }
             [Instruction::Binary(f, ..)] => {
                 let mut grads = [None, None];
-                for side in 0..2 {
+                for (side, grad) in grads.iter_mut().enumerate() {
                     if !node.wanted[side] {
                         continue;
                     }
@@ -386,9 +380,11 @@ impl Op for Pointwise {
                         Binary::Sub if side == 0 => dy,
                         Binary::Sub => super::unary(g, Unary::Neg, dy)?,
                         Binary::Mul => super::mul(g, dy, other)?,
-                        Binary::Derivative(_) => return Err(g.no_gradient("derivative", "second derivatives are not built")),
+                        Binary::Derivative(_) => {
+                            return Err(g.no_gradient("derivative", "second derivatives are not built"));
+                        }
                     };
-                    grads[side] = Some(unbroadcast(g, full, node.inputs[side])?);
+                    *grad = Some(unbroadcast(g, full, node.inputs[side])?);
                 }
                 Ok(grads.to_vec())
             }

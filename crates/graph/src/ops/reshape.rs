@@ -1,10 +1,10 @@
 //! The same elements under another shape; costs nothing.
 
+use crate::GraphError;
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::{Shape, Type};
-use crate::GraphError;
 
 /// y = x with shape `shape`.
 #[derive(Clone, Debug)]

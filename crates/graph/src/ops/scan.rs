@@ -286,7 +286,15 @@ fn steps_of(outputs: &[Slot], inputs: &[Slot], ns: usize, ny: usize, nc: usize) 
 }
 
 /// Binds the body to step `t` and runs it.
-fn step(b: &Body, runner: &mut Runner, arena: *mut u8, io: &Io<'_>, carry: &[*mut u8], x_bytes: &[usize], t: usize) -> Result<(), String> {
+fn step(
+    b: &Body,
+    runner: &mut Runner,
+    arena: *mut u8,
+    io: &Io<'_>,
+    carry: &[*mut u8],
+    x_bytes: &[usize],
+    t: usize,
+) -> Result<(), String> {
     let (nc, ns) = (b.constants.len(), b.carry.len());
     runner.bind(arena, |v| {
         if let Some(i) = b.constants.iter().position(|&c| c == v) {
@@ -363,7 +371,8 @@ impl Op for ReverseScan {
         let (x_bytes, y_bytes) = (b.bytes(&b.xs), b.bytes(&b.ys));
         let one = padded(&carry_bytes);
         let scratch = io.scratch().as_mut_ptr();
-        let carries: Vec<Vec<*mut u8>> = (0..self.every).map(|i| pieces(scratch.wrapping_add(i * one), &carry_bytes)).collect();
+        let carries: Vec<Vec<*mut u8>> =
+            (0..self.every).map(|i| pieces(scratch.wrapping_add(i * one), &carry_bytes)).collect();
         let d_carry = pieces(scratch.wrapping_add(self.every * one), &carry_bytes);
         let arena = scratch.wrapping_add((self.every + 1) * one);
 
@@ -393,7 +402,11 @@ impl Op for ReverseScan {
             for t in (start..end).rev() {
                 runner.bind(arena, |v| {
                     if let Some(i) = self.seeds.iter().position(|&s| s == v) {
-                        return if i < ns { d_carry[i] } else { io.inputs[grads + i].ptr.wrapping_add(t * y_bytes[i - ns]) };
+                        return if i < ns {
+                            d_carry[i]
+                        } else {
+                            io.inputs[grads + i].ptr.wrapping_add(t * y_bytes[i - ns])
+                        };
                     }
                     if let Some(i) = b.constants.iter().position(|&c| c == v) {
                         io.inputs[i].ptr

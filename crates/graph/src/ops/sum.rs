@@ -1,15 +1,10 @@
 //! Sums over the rows or over the last axis, in a fixed order.
 
-use memwall_kernels::Real;
-
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::{Shape, Type};
 use crate::{GraphError, real};
-
-/// Columns that one task sums.
-const COLUMNS: usize = 64;
 
 /// y[s..] = Σ_r x[r, s..]: sums all leading axes; what remains has shape `shape`.
 #[derive(Clone, Debug)]
@@ -40,25 +35,7 @@ impl Op for SumRows {
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
-        fn go<T: Real>(io: &Io<'_>) {
-            let (x, y) = (io.input::<T>(0), io.output::<T>(0));
-            let n = y.len();
-            let rows = x.len() / n;
-            let at = memwall_kernels::SharedMut::new(y);
-            io.pool().run(n.div_ceil(COLUMNS), |task, _| {
-                let from = task * COLUMNS;
-                let len = COLUMNS.min(n - from);
-                let mut sum = [T::ZERO; COLUMNS];
-                for r in 0..rows {
-                    for (s, x) in sum[..len].iter_mut().zip(&x[r * n + from..]) {
-                        *s += *x;
-                    }
-                }
-                // SAFETY: each task writes columns of its own.
-                unsafe { at.slice(from, len) }.copy_from_slice(&sum[..len]);
-            });
-        }
-        real!(io.out_dtype(0), T => go::<T>(io));
+        real!(io.out_dtype(0), T => memwall_kernels::sum::sum_rows::<T>(io.pool(), io.input(0), io.output(0)));
         Ok(())
     }
 
@@ -97,16 +74,7 @@ impl Op for SumLast {
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
-        fn go<T: Real>(io: &Io<'_>) {
-            let (x, y) = (io.input::<T>(0), io.output::<T>(0));
-            let width = io.in_sizes(0).width();
-            for (y, row) in y.iter_mut().zip(x.chunks_exact(width)) {
-                let mut sum = T::ZERO;
-                row.iter().for_each(|x| sum += *x);
-                *y = sum;
-            }
-        }
-        real!(io.out_dtype(0), T => go::<T>(io));
+        real!(io.out_dtype(0), T => memwall_kernels::sum::sum_last::<T>(io.pool(), io.input(0), io.output(0)));
         Ok(())
     }
 
