@@ -53,8 +53,10 @@ pub struct Gemm {
     pub compute: Compute,
 }
 
-/// Bytes of packed operand that all tasks share at a time.
+/// Bytes of packed operand that all tasks share at a time,
 const SHARED_BYTES: usize = 4 << 20;
+/// or this many columns of it: with fewer, packing the other operand once for each group takes too long.
+const GROUP_COLUMNS: usize = 512;
 /// Bytes along k that a task packs at a time, over all columns of a strip: 256 elements of f32.
 const SLICE: usize = 256;
 /// Rows of C in a task, a multiple of every instruction set's tile rows.
@@ -62,7 +64,7 @@ const BLOCK_ROWS: usize = 96;
 /// Up to here rows count as few: A is shared, and tasks are blocks of columns.
 const FEW_ROWS: usize = 96;
 /// Tasks are made smaller until there are this many, or they are too small to be worth it.
-const TASKS: usize = 32;
+const TASKS: usize = 16;
 /// Below this many multiply-adds a product is not worth waking other threads.
 const SERIAL: usize = 1 << 18;
 /// Alignment of everything in scratch.
@@ -102,20 +104,19 @@ impl Gemm {
         let group = if share_a {
             all_columns
         } else {
-            (SHARED_BYTES / (steps * bytes).max(1) / tile_columns * tile_columns).clamp(tile_columns, all_columns)
+            (SHARED_BYTES / (steps * bytes) / tile_columns * tile_columns).max(GROUP_COLUMNS).min(all_columns)
         };
         let mut rows = if share_a { self.m } else { BLOCK_ROWS };
         let mut columns = group.min(if share_a { 128 } else { 1024 });
         let tasks = |rows: usize, columns: usize| self.m.div_ceil(rows) * group.div_ceil(columns);
         let halve = |x: usize, unit: usize| (x / 2).next_multiple_of(unit).max(unit);
-        while tasks(rows, columns) < TASKS && columns > 256 {
-            columns = halve(columns, tile_columns);
-        }
-        while !share_a && tasks(rows, columns) < TASKS && rows > 24 {
-            rows /= 2;
-        }
-        while tasks(rows, columns) < TASKS && columns > tile_columns {
-            columns = halve(columns, tile_columns);
+        for (fewest_rows, fewest_columns) in [(BLOCK_ROWS, 256), (48, 256), (48, 128), (24, 128), (24, 1)] {
+            while tasks(rows, columns) < TASKS && columns > fewest_columns.max(tile_columns) {
+                columns = halve(columns, tile_columns);
+            }
+            while !share_a && tasks(rows, columns) < TASKS && rows > fewest_rows {
+                rows /= 2;
+            }
         }
         Cut { tile_rows, tile_columns, bytes, depth, slice, share_a, rows, columns, group, aside }
     }
@@ -126,6 +127,11 @@ impl Cut {
     fn shared(&self, g: &Gemm) -> usize {
         let width = if self.share_a { g.m.next_multiple_of(self.tile_rows) } else { self.group };
         (g.k.div_ceil(self.depth) * width * self.bytes).next_multiple_of(ALIGN)
+    }
+
+    /// Where a slice of k starts in the shared operand of `columns` columns, in operands.
+    fn slice_start(&self, k: &Range<usize>, columns: usize, width: usize) -> usize {
+        k.start / self.depth * columns.next_multiple_of(width)
     }
 
     /// Bytes of the operand that a thread packs for itself.
@@ -246,7 +252,7 @@ impl<T: Real> Product<'_, T> {
                 let own = unsafe { own.part(worker * bytes..(worker + 1) * bytes) };
                 let rows = row..(row + cut.rows).min(g.m);
                 let columns = column..(column + cut.columns).min(group.end);
-                self.block(rows, columns, group.start, shared, own);
+                self.block(rows, columns, &group, shared, own);
             });
         }
     }
@@ -265,33 +271,25 @@ impl<T: Real> Product<'_, T> {
         let Product { g, cut, .. } = self;
         let (source, width, columns) =
             if cut.share_a { (self.a, cut.tile_rows, 0..g.m) } else { (self.b, cut.tile_columns, group.clone()) };
-        let stride = g.k.div_ceil(cut.depth) * width;
         let shared = Disjoint::new(shared);
-        // Pieces of about 64 KiB along k, so that one wide strip is not one thread's work.
-        let piece = (16_384 / width).next_multiple_of(cut.depth).max(cut.depth);
-        let pieces = g.k.div_ceil(piece);
-        self.tasks(pool, columns.len().div_ceil(width) * pieces, |task, _| {
-            let (strip, k) = (task / pieces, task % pieces * piece);
-            let start = columns.start + strip * width;
-            let k = k..(k + piece).min(g.k);
-            let at = strip * stride + k.start / cut.depth * width;
-            let len = k.len().div_ceil(cut.depth) * width;
-            // SAFETY: pieces of strips do not overlap.
+        // A slice of k and eight strips a task: rows of the source are read in long pieces.
+        let strips = 8;
+        let across = columns.len().div_ceil(strips * width);
+        self.tasks(pool, g.k.div_ceil(cut.slice) * across, |task, _| {
+            let (k, first) = (task / across * cut.slice, task % across * strips);
+            let k = k..(k + cut.slice).min(g.k);
+            let stride = k.len().div_ceil(cut.depth) * width;
+            let at = cut.slice_start(&k, columns.len(), width) + first * stride;
+            let columns = columns.start + first * width..(columns.start + (first + strips) * width).min(columns.end);
+            let len = columns.len().div_ceil(width) * stride;
+            // SAFETY: the strips of a slice lie one after the other, and each belongs to one task.
             let out = unsafe { shared.part(at * cut.bytes..(at + len) * cut.bytes) };
-            T::dispatch(Pack {
-                source,
-                columns: start..(start + width).min(columns.end),
-                k,
-                width,
-                stride: 0,
-                bf16: g.compute == Compute::Bf16,
-                out,
-            });
+            T::dispatch(Pack { source, columns, k, width, stride, bf16: g.compute == Compute::Bf16, out });
         });
     }
 
-    /// One block of C; `group` is the first column in the shared operand.
-    fn block(&self, rows: Range<usize>, columns: Range<usize>, group: usize, shared: &[u8], own: &mut [u8]) {
+    /// One block of C; `group` are the columns in the shared operand.
+    fn block(&self, rows: Range<usize>, columns: Range<usize>, group: &Range<usize>, shared: &[u8], own: &mut [u8]) {
         let Product { g, cut, .. } = self;
         let bf16 = g.compute == Compute::Bf16;
         let (own, chain) = own.split_at_mut(cut.own(g));
@@ -310,10 +308,14 @@ impl<T: Real> Product<'_, T> {
             };
             let own_stride = steps * width;
             T::dispatch(Pack { source, columns: packed, k: k.clone(), width, stride: own_stride, bf16, out: own });
-            let shared_width = if cut.share_a { cut.tile_rows } else { cut.tile_columns };
-            let shared_stride = g.k.div_ceil(cut.depth) * shared_width;
-            let first_strip = if cut.share_a { 0 } else { (columns.start - group) / cut.tile_columns };
-            let shared = &shared[(first_strip * shared_stride + k.start / cut.depth * shared_width) * cut.bytes..];
+            let (shared_width, all, first_strip) = if cut.share_a {
+                (cut.tile_rows, g.m, 0)
+            } else {
+                (cut.tile_columns, group.len(), (columns.start - group.start) / cut.tile_columns)
+            };
+            let shared_stride = steps * shared_width;
+            let at = cut.slice_start(&k, all, shared_width) + first_strip * shared_stride;
+            let shared = &shared[at * cut.bytes..];
             let start = match () {
                 _ if k.start > 0 => Start::Continue,
                 _ if g.accumulate && !cut.aside => Start::Add,

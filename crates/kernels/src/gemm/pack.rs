@@ -2,7 +2,7 @@
 //! tile kernel reads it. f32 and f64 keep their elements; bf16 holds pairs of neighbours in k.
 
 use crate::Real;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, prefetch};
 use std::ops::Range;
 
 /// How operands lie in a panel, and the step of the product that reads them.
@@ -152,19 +152,24 @@ impl<T: Real> Pack<'_, T, u8> {
     #[inline(always)]
     fn strips<S: Simd<E = T>, O: Operand<S>>(self, s: S) {
         let out: &mut [O::Packed] = bytemuck::cast_slice_mut(self.out);
-        let steps = self.k.len().div_ceil(O::DEPTH);
-        for (i, start) in self.columns.clone().step_by(self.width).enumerate() {
-            let columns = start..(start + self.width).min(self.columns.end);
-            let strip = &mut out[i * self.stride..][..steps * self.width];
-            if self.source.k_neighbours {
+        if self.source.k_neighbours {
+            let steps = self.k.len().div_ceil(O::DEPTH);
+            for (i, start) in self.columns.clone().step_by(self.width).enumerate() {
+                let columns = start..(start + self.width).min(self.columns.end);
+                let strip = &mut out[i * self.stride..][..steps * self.width];
                 from_columns::<S, O>(s, self.source, columns, self.k.clone(), self.width, strip);
-            } else {
-                from_rows::<S, O>(s, self.source, columns, self.k.clone(), self.width, strip);
             }
+        } else {
+            from_rows::<S, O>(s, self.source, self.columns, self.k, self.width, self.stride, out);
         }
     }
 }
 
+/// Rows fetched ahead: the pieces are too short for the processor to see a pattern.
+const AHEAD: usize = 24;
+
+/// Row by row, all strips at once: what a row brings into the cache is used before the next row,
+/// which may lie in another page.
 #[inline(always)]
 fn from_rows<S: Simd, O: Operand<S>>(
     s: S,
@@ -172,17 +177,26 @@ fn from_rows<S: Simd, O: Operand<S>>(
     columns: Range<usize>,
     k: Range<usize>,
     width: usize,
-    strip: &mut [O::Packed],
+    stride: usize,
+    out: &mut [O::Packed],
 ) {
     let row = |k: usize| &source.data[k * source.ld + columns.start..][..columns.len()];
-    for (step, out) in k.clone().step_by(O::DEPTH).zip(strip.chunks_exact_mut(width)) {
-        let this = row(step);
-        let next = if O::DEPTH == 2 && step + 1 < k.end { row(step + 1) } else { &[] };
-        let mut at = 0;
-        while at < width {
-            let (a, b) = (&this[at.min(this.len())..], &next[at.min(next.len())..]);
-            O::store(s, O::from_rows(s, a, b), &mut out[at..]);
-            at += S::LANES;
+    for (step, k_now) in k.clone().step_by(O::DEPTH).enumerate() {
+        for at in (0..columns.len()).step_by(64 / size_of::<S::E>()) {
+            prefetch(source.data, (k_now + AHEAD) * source.ld + columns.start + at);
+        }
+        let this = row(k_now);
+        let next = if O::DEPTH == 2 && k_now + 1 < k.end { row(k_now + 1) } else { &[] };
+        for (strip, start) in (0..columns.len()).step_by(width).enumerate() {
+            let part = start..(start + width).min(columns.len());
+            let (this, next) = (&this[part.clone()], if next.is_empty() { next } else { &next[part] });
+            let out = &mut out[strip * stride + step * width..][..width];
+            let mut at = 0;
+            while at < width {
+                let (a, b) = (&this[at.min(this.len())..], &next[at.min(next.len())..]);
+                O::store(s, O::from_rows(s, a, b), &mut out[at..]);
+                at += S::LANES;
+            }
         }
     }
 }
@@ -209,6 +223,9 @@ fn from_columns<S: Simd, O: Operand<S>>(
             for (i, v) in v.iter_mut().enumerate().take(S::LANES) {
                 let column = columns.start + at + i;
                 if column < columns.end && i < lanes {
+                    for part in 0..O::DEPTH {
+                        prefetch(source.data, (column + S::LANES) * source.ld + start + part * S::LANES);
+                    }
                     *v = O::from_column(s, &source.data[column * source.ld + start..][..elements]);
                 }
             }

@@ -142,6 +142,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
+/// Asks the processor to bring the cache line of element `at` of `x` into its second-level cache.
+#[inline(always)]
+pub fn prefetch<T>(x: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is harmless, and its instruction is in every x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(x.as_ptr().wrapping_add(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, at);
+}
+
 /// A kernel with its arguments: one body for every instruction set.
 pub trait Kernel<T: Real> {
     /// What the kernel returns.
