@@ -8,6 +8,7 @@
 mod disjoint;
 pub mod gemm;
 mod isa;
+pub mod linear;
 pub mod map;
 mod pool;
 mod real;

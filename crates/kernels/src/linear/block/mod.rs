@@ -1,0 +1,115 @@
+//! How each block format unpacks into unsigned codes and scales, one vector lane a weight row.
+//!
+//! All formats come to the same form. A block of 32 weights of a row is
+//! `w_i = scale_s · (code_i - ZERO) + min_s`, with `s` the sub-block of 16 or, for most formats, the
+//! whole block. Products of a format's scales (half precision times 4 to 8 bits) are exact in f32.
+
+mod iq4;
+mod q2_k;
+mod q3_k;
+mod q4;
+mod q4_k;
+mod q5;
+mod q6_k;
+mod q8_0;
+
+pub(super) use iq4::{Iq4Nl, Iq4Xs};
+pub(super) use q2_k::Q2K;
+pub(super) use q3_k::Q3K;
+pub(super) use q4::{Q4_0, Q4_1};
+pub(super) use q4_k::{Q4K, Q5K};
+pub(super) use q5::{Q5_0, Q5_1};
+pub(super) use q6_k::Q6K;
+pub(super) use q8_0::Q8_0;
+
+use super::lanes::{Lanes, Rows};
+use memwall_formats::Dtype;
+
+/// 32 weights of each row of a vector.
+#[derive(Clone, Copy)]
+pub(super) struct Unpacked<L: Lanes> {
+    /// Vector `g` has codes `4g..4g + 4`, the first in the lowest byte.
+    pub codes: [L::V; 8],
+    /// One a sub-block; the second is unused when there is one.
+    pub scale: [L::F; 2],
+    /// One a sub-block; unused without minima.
+    pub min: [L::F; 2],
+}
+
+/// A block format, unpacked.
+pub(super) trait BlockFormat: 'static {
+    /// The type that this is.
+    const DTYPE: Dtype;
+    /// Scales in 32 weights: 1 or 2.
+    const SUB: usize;
+    /// Whether values have a minimum added.
+    const MIN: bool;
+    /// The code that means zero.
+    const ZERO: i32;
+    /// Whether codes exceed 127.
+    const WIDE: bool;
+    /// Blocks of 32 that [`BlockFormat::unpack`] gives at a time.
+    const STEP: usize = Self::DTYPE.block_len() / 32;
+
+    /// Unpacks the stored block that begins with 32-blocks `first`, a multiple of `STEP`; `emit` gets
+    /// 0..STEP in order and the block.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; the rows hold that block.
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, emit: impl FnMut(usize, Unpacked<L>));
+}
+
+/// The same byte in all four bytes.
+pub(super) const fn bytes(b: u8) -> i32 {
+    i32::from_le_bytes([b; 4])
+}
+
+/// Low nibbles of 16 bytes a row, then high ones: the order of the formats of 32.
+///
+/// # Safety
+/// As the trait's.
+#[inline(always)]
+unsafe fn half_split<L: Lanes>(q: [L::V; 4]) -> [L::V; 8] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mask = L::splat(bytes(15));
+        let low = |v| L::and(v, mask);
+        let high = |v| L::and(L::shr::<4>(v), mask);
+        [low(q[0]), low(q[1]), low(q[2]), low(q[3]), high(q[0]), high(q[1]), high(q[2]), high(q[3])]
+    }
+}
+
+/// Byte `j` of every lane, zero-extended.
+///
+/// # Safety
+/// As the trait's.
+#[inline(always)]
+unsafe fn byte<L: Lanes>(v: L::V, j: usize) -> L::V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mask = L::splat(255);
+        match j {
+            0 => L::and(v, mask),
+            1 => L::and(L::shr::<8>(v), mask),
+            2 => L::and(L::shr::<16>(v), mask),
+            _ => L::shr::<24>(v),
+        }
+    }
+}
+
+/// Byte `j` of every lane, sign-extended.
+///
+/// # Safety
+/// As the trait's.
+#[inline(always)]
+unsafe fn signed_byte<L: Lanes>(v: L::V, j: usize) -> L::V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match j {
+            0 => L::sar::<24>(L::shl::<24>(v)),
+            1 => L::sar::<24>(L::shl::<16>(v)),
+            2 => L::sar::<24>(L::shl::<8>(v)),
+            _ => L::sar::<24>(v),
+        }
+    }
+}

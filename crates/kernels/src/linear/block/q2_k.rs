@@ -1,0 +1,48 @@
+//! Q2_K: 84 bytes for 256 weights in 16 blocks of 16: 16 bytes with a 4-bit scale (low) and a 4-bit
+//! minimum (high), 64 bytes of bit pairs, `d`, `dmin` f16. `w = d·scale·code - dmin·min`.
+
+use super::{BlockFormat, Unpacked, byte, bytes};
+use crate::linear::lanes::{Lanes, Rows};
+use memwall_formats::Dtype;
+
+pub(in crate::linear) struct Q2K;
+
+impl BlockFormat for Q2K {
+    const DTYPE: Dtype = Dtype::Q2_K;
+    const SUB: usize = 2;
+    const MIN: bool = true;
+    const ZERO: i32 = 0;
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+        let at = first / 8 * 84;
+        // SAFETY: as the caller promises.
+        unsafe {
+            let dd = L::gather4(rows, at + 80);
+            let d = L::low_half(dd);
+            let minus_dmin = L::mul(L::high_half(dd), L::splat_f(-1.0));
+            let s = L::gather16(rows, at);
+            let four = L::splat(15);
+            let (mut scale, mut min) = ([d; 16], [d; 16]);
+            for j in 0..16 {
+                let both = byte::<L>(s[j / 4], j % 4);
+                scale[j] = L::mul(L::to_f(L::and(both, four)), d);
+                min[j] = L::mul(L::to_f(L::shr::<4>(both)), minus_dmin);
+            }
+            let pair = L::splat(bytes(3));
+            for half in 0..2 {
+                let mut q = L::gather32(rows, at + 16 + 32 * half);
+                for i in 0..4 {
+                    let codes = q.map(|v| L::and(v, pair));
+                    q = q.map(|v| L::shr::<2>(v));
+                    let j = 4 * half + i;
+                    emit(
+                        j,
+                        Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], min: [min[2 * j], min[2 * j + 1]] },
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Q5_0: 22 bytes for 32 weights: `d` f16, fifth bits (bit `i` of 32 for weight `i`), nibbles; zero at 16.
+//! Q5_1: 24 bytes: `d`, `m` f16, fifth bits, nibbles.
+
+use super::{BlockFormat, Unpacked, half_split};
+use crate::linear::lanes::{Lanes, Rows};
+use memwall_formats::Dtype;
+
+pub(in crate::linear) struct Q5_0;
+pub(in crate::linear) struct Q5_1;
+
+/// Nibbles with their fifth bits.
+#[inline(always)]
+unsafe fn five_bits<L: Lanes>(nibbles: [L::V; 4], fifth: L::V) -> [L::V; 8] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut bits = fifth;
+        half_split::<L>(nibbles).map(|q| {
+            let code = L::or(q, L::spread_to_bit_4(bits));
+            bits = L::shr::<4>(bits);
+            code
+        })
+    }
+}
+
+impl BlockFormat for Q5_0 {
+    const DTYPE: Dtype = Dtype::Q5_0;
+    const SUB: usize = 1;
+    const MIN: bool = false;
+    const ZERO: i32 = 16;
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+        let at = first * 22;
+        // SAFETY: as the caller promises.
+        unsafe {
+            let d = L::low_half(L::gather2(rows, at));
+            let codes = five_bits::<L>(L::gather16(rows, at + 6), L::gather4(rows, at + 2));
+            emit(0, Unpacked { codes, scale: [d; 2], min: [d; 2] });
+        }
+    }
+}
+
+impl BlockFormat for Q5_1 {
+    const DTYPE: Dtype = Dtype::Q5_1;
+    const SUB: usize = 1;
+    const MIN: bool = true;
+    const ZERO: i32 = 0;
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+        let at = first * 24;
+        // SAFETY: as the caller promises.
+        unsafe {
+            let dm = L::gather4(rows, at);
+            let codes = five_bits::<L>(L::gather16(rows, at + 8), L::gather4(rows, at + 4));
+            emit(0, Unpacked { codes, scale: [L::low_half(dm); 2], min: [L::high_half(dm); 2] });
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The bodies of this folder compiled once for each instruction set, and the loops around them.
+
+use super::activations::Activations;
+use super::block::BlockFormat;
+use super::float::{self, FloatFormat};
+use super::lanes::{Lanes, Rows};
+use super::prefetch::Prefetch;
+use super::tile::{self, SLICE_BLOCKS, VECTORS};
+
+/// Rows of x up to which weights are unpacked in registers for all rows at once.
+pub(super) const FEW: usize = 4;
+
+/// One weight matrix and its share of the call.
+pub(super) struct Job {
+    /// First weight row.
+    pub w: *const u8,
+    /// Bytes of a weight row.
+    pub row_bytes: usize,
+    /// Weight rows = columns of y.
+    pub n: usize,
+    /// Rows of x and y.
+    pub m: usize,
+    /// Blocks (or words) of x in a row.
+    pub terms: usize,
+    /// Prepared x: [`Activations`] or words.
+    pub x: *const u8,
+    /// Output of row 0, column 0.
+    pub y: *mut f32,
+}
+
+// SAFETY: tasks read w and x, and each writes columns of y that no other one writes.
+unsafe impl Sync for Job {}
+
+/// Columns of one task, and where the thread will probably go on.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    /// First column.
+    pub begin: usize,
+    /// One past the last column.
+    pub end: usize,
+    /// First column of the next task of this thread, probably.
+    pub next: usize,
+}
+
+impl Job {
+    fn row(&self, column: usize) -> *const u8 {
+        self.w.wrapping_add(column * self.row_bytes)
+    }
+
+    fn rows(&self, column: usize, lanes: usize) -> Rows {
+        Rows::new(self.row(column), self.row_bytes, lanes, self.n - column)
+    }
+
+    /// The column whose rows follow those in use: in this task, or at the beginning of the next.
+    fn after(&self, columns: Columns, column: usize) -> *const u8 {
+        self.row(if column < columns.end { column } else { columns.next })
+    }
+}
+
+/// Bodies compiled for an instruction set.
+///
+/// # Safety
+/// The processor has the instruction set; jobs hold what they say; tiles have room.
+pub(super) trait Leaf: Lanes {
+    /// All columns of a task for `R` rows, from block formats.
+    unsafe fn block_columns<F: BlockFormat, const R: usize>(job: &Job, columns: Columns);
+    /// All columns of a task for `R` rows, from float formats.
+    unsafe fn float_columns<F: FloatFormat, const R: usize>(job: &Job, columns: Columns);
+    /// [`tile::fill`] of all vectors.
+    unsafe fn block_fill<F: BlockFormat>(job: &Job, column: usize, first: usize, blocks: usize, tile: *mut u8);
+    /// [`float::fill`] of all vectors.
+    unsafe fn float_fill<F: FloatFormat>(job: &Job, column: usize, begin: usize, end: usize, tile: *mut u8);
+    /// [`tile::rows`] for all rows.
+    unsafe fn block_rows<const SUB: usize, const MIN: bool, const WIDE: bool>(
+        slice: &tile::Slice,
+        m: usize,
+        prefetch: &mut Prefetch,
+        prefetch_bytes: usize,
+    );
+    /// [`float::rows`] for all rows.
+    unsafe fn float_rows<const PAIRS: bool>(slice: &float::Slice, m: usize);
+}
+
+macro_rules! leaf {
+    ($lanes:ty, $(#[$features:meta])?, block rows $sub_1:literal $sub_2:literal, float rows $float:literal) => {
+        impl Leaf for $lanes {
+            #[inline(always)]
+            unsafe fn block_columns<F: BlockFormat, const R: usize>(job: &Job, columns: Columns) {
+                $(#[$features])?
+                unsafe fn body<F: BlockFormat, const R: usize>(job: &Job, columns: Columns) {
+                    // SAFETY: as the trait's.
+                    unsafe { block_columns::<$lanes, F, R>(job, columns) }
+                }
+                // SAFETY: as the trait's.
+                unsafe { body::<F, R>(job, columns) }
+            }
+            #[inline(always)]
+            unsafe fn float_columns<F: FloatFormat, const R: usize>(job: &Job, columns: Columns) {
+                $(#[$features])?
+                unsafe fn body<F: FloatFormat, const R: usize>(job: &Job, columns: Columns) {
+                    // SAFETY: as the trait's.
+                    unsafe { float_columns::<$lanes, F, R>(job, columns) }
+                }
+                // SAFETY: as the trait's.
+                unsafe { body::<F, R>(job, columns) }
+            }
+            #[inline(always)]
+            unsafe fn block_fill<F: BlockFormat>(job: &Job, column: usize, first: usize, blocks: usize, tile: *mut u8) {
+                $(#[$features])?
+                unsafe fn body<F: BlockFormat>(job: &Job, column: usize, first: usize, blocks: usize, tile: *mut u8) {
+                    for v in 0..VECTORS {
+                        let column = (column + v * <$lanes>::LANES).min(job.n - 1);
+                        let rows = job.rows(column, <$lanes>::LANES);
+                        // SAFETY: as the trait's.
+                        unsafe { tile::fill::<$lanes, F>(&rows, first, blocks, tile, v) };
+                    }
+                }
+                // SAFETY: as the trait's.
+                unsafe { body::<F>(job, column, first, blocks, tile) }
+            }
+            #[inline(always)]
+            unsafe fn float_fill<F: FloatFormat>(job: &Job, column: usize, begin: usize, end: usize, tile: *mut u8) {
+                $(#[$features])?
+                unsafe fn body<F: FloatFormat>(job: &Job, column: usize, begin: usize, end: usize, tile: *mut u8) {
+                    for v in 0..VECTORS {
+                        let column = (column + v * <$lanes>::LANES).min(job.n - 1);
+                        let rows = job.rows(column, <$lanes>::LANES);
+                        // SAFETY: as the trait's.
+                        unsafe { float::fill::<$lanes, F>(&rows, job.row_bytes, begin, end, tile, v) };
+                    }
+                }
+                // SAFETY: as the trait's.
+                unsafe { body::<F>(job, column, begin, end, tile) }
+            }
+            #[inline(always)]
+            unsafe fn block_rows<const SUB: usize, const MIN: bool, const WIDE: bool>(
+                slice: &tile::Slice,
+                m: usize,
+                prefetch: &mut Prefetch,
+                prefetch_bytes: usize,
+            ) {
+                $(#[$features])?
+                unsafe fn body<const SUB: usize, const MIN: bool, const WIDE: bool, const R: usize>(
+                    slice: &tile::Slice,
+                    row: usize,
+                    prefetch: &mut Prefetch,
+                    prefetch_bytes: usize,
+                ) {
+                    // SAFETY: as the trait's.
+                    unsafe { tile::rows::<$lanes, SUB, MIN, WIDE, R>(slice, row, prefetch, prefetch_bytes) }
+                }
+                let mut row = 0;
+                // SAFETY: as the trait's.
+                unsafe {
+                    if SUB == 1 {
+                        while m - row >= $sub_1 {
+                            body::<SUB, MIN, WIDE, $sub_1>(slice, row, prefetch, prefetch_bytes);
+                            row += $sub_1;
+                        }
+                    } else {
+                        while m - row >= $sub_2 {
+                            body::<SUB, MIN, WIDE, $sub_2>(slice, row, prefetch, prefetch_bytes);
+                            row += $sub_2;
+                        }
+                    }
+                    while row < m {
+                        match m - row {
+                            4.. => body::<SUB, MIN, WIDE, 4>(slice, row, prefetch, prefetch_bytes),
+                            2 | 3 => body::<SUB, MIN, WIDE, 2>(slice, row, prefetch, prefetch_bytes),
+                            _ => body::<SUB, MIN, WIDE, 1>(slice, row, prefetch, prefetch_bytes),
+                        }
+                        row += [1, 2, 2, 4][(m - row).min(4) - 1];
+                    }
+                }
+            }
+            #[inline(always)]
+            unsafe fn float_rows<const PAIRS: bool>(slice: &float::Slice, m: usize) {
+                $(#[$features])?
+                unsafe fn body<const PAIRS: bool, const R: usize>(slice: &float::Slice, row: usize) {
+                    // SAFETY: as the trait's.
+                    unsafe { float::rows::<$lanes, PAIRS, R>(slice, row) }
+                }
+                let mut row = 0;
+                // SAFETY: as the trait's.
+                unsafe {
+                    while m - row >= $float {
+                        body::<PAIRS, $float>(slice, row);
+                        row += $float;
+                    }
+                    while row < m {
+                        match m - row {
+                            4.. => body::<PAIRS, 4>(slice, row),
+                            2 | 3 => body::<PAIRS, 2>(slice, row),
+                            _ => body::<PAIRS, 1>(slice, row),
+                        }
+                        row += [1, 2, 2, 4][(m - row).min(4) - 1];
+                    }
+                }
+            }
+        }
+    };
+}
+
+leaf!(super::portable::Portable, , block rows 4 4, float rows 4);
+#[cfg(target_arch = "x86_64")]
+leaf!(super::avx512::Avx512,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
+    block rows 8 6, float rows 12);
+#[cfg(target_arch = "x86_64")]
+leaf!(super::avx2::Avx2,
+    #[target_feature(enable = "avx2,fma,f16c")],
+    block rows 4 2, float rows 4);
+
+/// All columns of a task for `R` rows of x.
+///
+/// # Safety
+/// The processor has the instruction set; the job holds what it says.
+#[inline(always)]
+unsafe fn block_columns<L: Lanes, F: BlockFormat, const R: usize>(job: &Job, columns: Columns) {
+    let x = job.x.cast::<Activations>();
+    let mut prefetch = Prefetch::from(job.w);
+    for column in (columns.begin..columns.end).step_by(L::LANES) {
+        prefetch.jump(job.after(columns, column + L::LANES));
+        let rows = job.rows(column, L::LANES);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let acc = super::columns::columns::<L, F, R>(&rows, job.terms, x, job.terms, &mut prefetch);
+            for (r, acc) in acc.into_iter().enumerate() {
+                L::store_part(acc, job.y.add(r * job.n + column), L::LANES.min(columns.end - column));
+            }
+        }
+    }
+}
+
+/// All columns of a task for `R` rows of x.
+///
+/// # Safety
+/// The processor has the instruction set; the job holds what it says.
+#[inline(always)]
+unsafe fn float_columns<L: Lanes, F: FloatFormat, const R: usize>(job: &Job, columns: Columns) {
+    let x = job.x.cast::<u32>();
+    let mut prefetch = Prefetch::from(job.w);
+    for column in (columns.begin..columns.end).step_by(L::LANES) {
+        prefetch.jump(job.after(columns, column + L::LANES));
+        let rows = job.rows(column, L::LANES);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let acc = float::columns::<L, F, R>(&rows, job.row_bytes, x, job.terms, &mut prefetch);
+            for (r, acc) in acc.into_iter().enumerate() {
+                L::store_part(acc, job.y.add(r * job.n + column), L::LANES.min(columns.end - column));
+            }
+        }
+    }
+}
+
+/// A task of a block format, for any number of rows.
+///
+/// # Safety
+/// As [`Leaf`]; `tile` has [`tile::TILE_BYTES`] bytes, aligned to 64.
+pub(super) unsafe fn block_task<L: Leaf, F: BlockFormat>(job: &Job, columns: Columns, tile: *mut u8) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match job.m {
+            1 => return L::block_columns::<F, 1>(job, columns),
+            2 => return L::block_columns::<F, 2>(job, columns),
+            3 => return L::block_columns::<F, 3>(job, columns),
+            FEW => return L::block_columns::<F, 4>(job, columns),
+            _ => {}
+        }
+        let width = VECTORS * L::LANES;
+        let mut prefetch = Prefetch::from(job.w);
+        for column in (columns.begin..columns.end).step_by(width) {
+            prefetch.jump(job.after(columns, column + width));
+            // The bytes of the next columns, shared out over the blocks of all groups of rows.
+            let prefetch_bytes =
+                (width * F::DTYPE.block_bytes() / F::STEP).div_ceil(job.m.div_ceil(8)).next_multiple_of(64);
+            for first in (0..job.terms).step_by(SLICE_BLOCKS) {
+                let blocks = SLICE_BLOCKS.min(job.terms - first);
+                L::block_fill::<F>(job, column, first, blocks, tile);
+                let slice = tile::Slice {
+                    tile,
+                    blocks,
+                    zero: F::ZERO,
+                    x: job.x.cast::<Activations>().add(first),
+                    x_stride: job.terms,
+                    y: job.y.add(column),
+                    y_stride: job.n,
+                    columns: width.min(columns.end - column),
+                    begin: first == 0,
+                };
+                match (F::SUB, F::MIN, F::WIDE) {
+                    (1, false, false) => L::block_rows::<1, false, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
+                    (1, false, true) => L::block_rows::<1, false, true>(&slice, job.m, &mut prefetch, prefetch_bytes),
+                    (1, true, _) => L::block_rows::<1, true, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
+                    (_, false, _) => L::block_rows::<2, false, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
+                    (_, true, _) => L::block_rows::<2, true, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
+                }
+            }
+        }
+    }
+}
+
+/// A task of a float format, for any number of rows.
+///
+/// # Safety
+/// As [`Leaf`]; `tile` has [`float::TILE_BYTES`] bytes, aligned to 64.
+pub(super) unsafe fn float_task<L: Leaf, F: FloatFormat>(job: &Job, columns: Columns, tile: *mut u8) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match job.m {
+            1 => return L::float_columns::<F, 1>(job, columns),
+            2 => return L::float_columns::<F, 2>(job, columns),
+            3 => return L::float_columns::<F, 3>(job, columns),
+            FEW => return L::float_columns::<F, 4>(job, columns),
+            _ => {}
+        }
+        let width = VECTORS * L::LANES;
+        for column in (columns.begin..columns.end).step_by(width) {
+            for begin in (0..job.terms).step_by(float::SLICE_WORDS) {
+                let end = job.terms.min(begin + float::SLICE_WORDS);
+                L::float_fill::<F>(job, column, begin, end, tile);
+                let slice = float::Slice {
+                    tile,
+                    words: end - begin,
+                    x: job.x.cast::<u32>().add(begin),
+                    x_stride: job.terms,
+                    y: job.y.add(column),
+                    y_stride: job.n,
+                    columns: width.min(columns.end - column),
+                    begin: begin == 0,
+                };
+                if F::PAIRS {
+                    L::float_rows::<true>(&slice, job.m);
+                } else {
+                    L::float_rows::<false>(&slice, job.m);
+                }
+            }
+        }
+    }
+}
