@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use memwall_formats::atomic_file::WriteError;
+
 /// Why a claim could not be run, judged or written down.
 ///
 /// A claim that does not hold is a verdict, not an error.
@@ -149,7 +151,10 @@ pub enum Error {
     /// The experiment itself failed.
     #[error("{0}")]
     Experiment(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A file could not be read or written.
+    /// A result could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A file could not be read, or a folder made.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.

@@ -3,7 +3,7 @@
 //! The story of a claim, in the order of this crate's files:
 //! 1. [`claim`]: before anything runs, a [`Claim`] declares its checks, the [`Bar`] of each, and its
 //!    [`Falsifier`] ([`About`]).
-//! 2. [`run`]: it is given a [`Run`]: scale, at least three seeds, data, memory, threads.
+//! 2. [`run`]: it is given a [`Run`]: scale, at least three seeds, data, budget, threads.
 //! 3. [`sweep`](mod@sweep): baseline and mechanism train with the same learning rates, tokens and steps.
 //! 4. `verdict`: the median must meet the bar, every seed must have the right sign, and the
 //!    falsifier must fail; else the claim does not hold, and the report says by how much.

@@ -2,6 +2,8 @@
 
 use std::{fmt::Write, fs, path::Path};
 
+use memwall_formats::atomic_file;
+
 use crate::{
     Error, Verdict,
     plot::short,
@@ -37,7 +39,7 @@ pub fn update(readme: &Path, results: &Path) -> Result<bool, Error> {
     let new = with_table(&text, &results::read_all(results)?, readme)?;
     let changed = new != text;
     if changed {
-        results::write_whole(readme, new.as_bytes())?;
+        atomic_file::write(readme, new.as_bytes())?;
     }
     Ok(changed)
 }

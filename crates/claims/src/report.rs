@@ -252,7 +252,7 @@ pub struct Report {
     pub seconds: f64,
     /// The process's largest resident set during the run, in bytes.
     pub peak_bytes: u64,
-    /// Processor, number of processors, memory.
+    /// Processor, number of processors, instruction set, memory.
     pub machine: String,
     /// The version of memwall.
     pub version: String,

@@ -1,10 +1,11 @@
 //! `results/`: what was last measured, one file a system.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use memwall_formats::atomic_file;
 
 use crate::{Error, plot, report::Record};
 
@@ -15,11 +16,11 @@ use crate::{Error, plot, report::Record};
 pub fn write(folder: &Path, record: &Record) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
     let svg = path(folder, record, "svg");
-    write_whole(&svg, plot::draw(record, &svg)?.as_bytes())?;
+    atomic_file::write(&svg, plot::draw(record, &svg)?.as_bytes())?;
     let json = path(folder, record, "json");
     let mut text = serde_json::to_string_pretty(record).map_err(|source| Error::Json { path: json.clone(), source })?;
     text.push('\n');
-    write_whole(&json, text.as_bytes())
+    Ok(atomic_file::write(&json, text.as_bytes())?)
 }
 
 /// Every result in `folder`, by rising number; none where there is no such folder.
@@ -56,22 +57,4 @@ pub fn read(path: &Path) -> Result<Record, Error> {
 fn path(folder: &Path, record: &Record, extension: &str) -> PathBuf {
     let report = &record.report;
     folder.join(format!("{:02}-{}.{extension}", report.system, report.name))
-}
-
-/// Writes to a temporary file beside `path`, syncs it, and renames it.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".memwall-").suffix(".part");
-        // A temporary file is private by default; a result is an ordinary file, under the umask.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|source| Error::Io { path: path.to_owned(), source })
 }

@@ -1,4 +1,4 @@
-//! What an experiment is given: scale, seeds, data, memory, threads, a voice and an ear.
+//! What an experiment is given: scale, seeds, data, budget, threads; a way to say where it stands and to be stopped.
 
 use std::{
     collections::HashSet,
@@ -8,6 +8,8 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
+
+use memwall_store::Budget;
 
 use crate::{Error, claim::About, report::Scale};
 
@@ -23,8 +25,8 @@ pub struct Settings {
     pub seeds: Vec<u64>,
     /// The folder of the data sets.
     pub data: Option<PathBuf>,
-    /// The memory that the experiment may take, in bytes; `None`: what the machine has.
-    pub memory: Option<u64>,
+    /// What the experiment's models, states and arenas are taken from.
+    pub budget: Budget,
     /// Threads, at least 1.
     pub threads: usize,
     /// Set to stop the run at its next step.
@@ -37,7 +39,7 @@ impl Default for Settings {
             scale: Scale::Desk,
             seeds: vec![1, 2, 3],
             data: std::env::var_os("MEMWALL_DATA").filter(|v| !v.is_empty()).map(PathBuf::from),
-            memory: None,
+            budget: Budget::unlimited(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             cancel: Arc::default(),
         }
@@ -119,9 +121,9 @@ impl<'a> Run<'a> {
         &self.settings.seeds
     }
 
-    /// The memory that the experiment may take, in bytes.
-    pub fn memory(&self) -> Option<u64> {
-        self.settings.memory
+    /// What the experiment's models, states and arenas are taken from.
+    pub fn budget(&self) -> &Budget {
+        &self.settings.budget
     }
 
     /// Threads, at least 1.

@@ -1,0 +1,1 @@
+//! Tests of what the repository promises as a whole: floors, pages, licences. They are in `tests/`.
