@@ -5,6 +5,7 @@
 //! length of that reduction and on the instruction set only, never on how many rows, columns,
 //! threads or splits the call has. Scratch memory is passed in; no kernel allocates.
 
+pub mod attention;
 mod disjoint;
 pub mod gemm;
 mod isa;
