@@ -7,13 +7,19 @@
 
 pub mod attention;
 mod disjoint;
+pub mod embedding;
 pub mod gemm;
 mod isa;
+#[cfg(test)]
+mod laws;
 pub mod linear;
 pub mod map;
+pub mod norm;
 mod pool;
 mod real;
+mod rows;
 mod simd;
+pub mod softmax;
 pub mod sum;
 
 pub use isa::{Isa, isa};

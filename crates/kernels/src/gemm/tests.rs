@@ -1,18 +1,6 @@
 use super::*;
+use crate::laws::values;
 use half::bf16;
-
-/// Deterministic values in -1 .. 1.
-fn values<T: Real>(n: usize, seed: u64) -> Vec<T> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..n)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            T::of((x >> 40) as f64 / (1u64 << 23) as f64 - 1.0)
-        })
-        .collect()
-}
 
 fn run<T: Real>(threads: usize, g: Gemm, a: &[T], b: &[T], c: &mut [T]) {
     let mut scratch = vec![0xa5; gemm_scratch(&g, size_of::<T>(), threads)];
