@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use memwall_formats::Dtype;
+use memwall_kernels::gemm::Compute;
 
 use crate::GraphError;
 use crate::op::{Alias, Op};
@@ -98,6 +99,7 @@ pub struct RunDimInfo {
 #[derive(Clone)]
 pub struct Graph {
     elem: Dtype,
+    compute: Compute,
     values: Vec<ValueInfo>,
     nodes: Vec<Node>,
     run_dims: Vec<RunDimInfo>,
@@ -117,6 +119,7 @@ impl Graph {
         assert!(matches!(elem, Dtype::F32 | Dtype::F64), "activations are F32 or F64, not {elem}");
         Graph {
             elem,
+            compute: Compute::F32,
             values: Vec::new(),
             nodes: Vec::new(),
             run_dims: Vec::new(),
@@ -133,6 +136,16 @@ impl Graph {
     /// The element type of activations.
     pub fn elem(&self) -> Dtype {
         self.elem
+    }
+
+    /// The precision of the operands of matrix products added from now on: bf16 for mixed-precision training.
+    pub fn set_compute(&mut self, compute: Compute) {
+        self.compute = compute;
+    }
+
+    /// The precision of the operands of matrix products.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// A run-time dimension of at most `max`; the same name gives the same dimension.

@@ -48,6 +48,11 @@ impl Dim {
         Dim { run: self.run, times: self.times, plus: self.plus + n }
     }
 
+    /// This size less `n`, if it always has as many.
+    pub fn minus(self, n: usize) -> Option<Dim> {
+        Some(Dim { run: self.run, times: self.times, plus: self.plus.checked_sub(n)? })
+    }
+
     /// This size split into parts of `n`, if it always divides.
     pub fn divided(self, n: usize) -> Option<Dim> {
         let whole = n > 0 && self.times.is_multiple_of(n) && self.plus.is_multiple_of(n);

@@ -1,0 +1,80 @@
+//! Attention of a step's rows over a KV cache, of several sequences at once.
+
+use memwall_formats::Dtype;
+use memwall_kernels::attention::{Attention as Kernel, CacheView, attention_cached, attention_cached_scratch};
+
+use crate::io::Io;
+use crate::op::{Cost, Gradient, NodeSizes, Op, Rows};
+use crate::shape::{Sizes, Type};
+
+/// Inputs: q [N, H, K], keys and values [slots, capacity, G·width] in any format a cache has, rows
+/// [N, 2] (which cache slot and which position each row is). Outputs: o [N, H, V], log-sum-exp [H, N].
+#[derive(Clone, Debug)]
+pub struct CachedAttention {
+    kernel: Kernel,
+}
+
+impl CachedAttention {
+    /// Attention with those heads, widths and masks.
+    pub fn new(kernel: Kernel) -> CachedAttention {
+        CachedAttention { kernel }
+    }
+}
+
+fn view<'a>(bytes: &'a [u8], dtype: Dtype, sizes: Sizes) -> CacheView<'a> {
+    let row = dtype.row_bytes(sizes.axis(2)).unwrap_or(0);
+    CacheView { dtype, bytes, seq_stride_bytes: sizes.axis(1) * row, row_stride_bytes: row, capacity: sizes.axis(1) }
+}
+
+impl Op for CachedAttention {
+    fn name(&self) -> &'static str {
+        "cached_attention"
+    }
+
+    fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
+        let k = &self.kernel;
+        let n = inputs[0].shape.dims().first().copied().unwrap_or(0.into());
+        if inputs[0] != &Type::new([n, k.heads.into(), k.key_width.into()], Dtype::F32) {
+            return Err(format!("q is {}, F32[N, {}, {}] is needed", inputs[0], k.heads, k.key_width));
+        }
+        for (cache, width, name) in [(inputs[1], k.key_width, "keys"), (inputs[2], k.value_width, "values")] {
+            if cache.shape.rank() != 3 || cache.shape.width() != Some(k.kv_heads * width) {
+                return Err(format!("the cache of {name} is {}, [slots, capacity, {}] is needed", cache.shape, k.kv_heads * width));
+            }
+            if !CacheView::DTYPES.contains(&cache.dtype) {
+                return Err(format!("a cache of {} cannot be read; use F32, F16, BF16 or Q8_0", cache.dtype));
+            }
+        }
+        k.check_cached().map_err(|e| e.to_string())?;
+        let o = Type::new([n, k.heads.into(), k.value_width.into()], Dtype::F32);
+        Ok(vec![o, Type::new([k.heads.into(), n], Dtype::F32)])
+    }
+
+    fn run(&self, io: &Io<'_>) -> Result<(), String> {
+        let k = view(io.in_bytes(1), io.in_dtype(1), io.in_sizes(1));
+        let v = view(io.in_bytes(2), io.in_dtype(2), io.in_sizes(2));
+        let rows = bytemuck::cast_slice(io.input::<i32>(3));
+        attention_cached(io.pool(), &self.kernel, io.input(0), rows, k, v, None, io.output(0), io.output(1), io.scratch());
+        Ok(())
+    }
+
+    fn gradient(&self) -> Gradient {
+        Gradient::Refused("a cache keeps no graph of what was written to it")
+    }
+
+    fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
+        // Of the cache a step reads what is filled; the worst case is all of it, once for each sequence.
+        let n = sizes.inputs[0].1.axis(0) as f64;
+        let keys = sizes.inputs[1].1.axis(1) as f64;
+        let k = &self.kernel;
+        sizes.streaming(n * keys * k.heads as f64 * 2.0 * (k.key_width + k.value_width) as f64)
+    }
+
+    fn rows(&self) -> Rows {
+        Rows::Independent
+    }
+
+    fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
+        attention_cached_scratch(&self.kernel, sizes.inputs[0].1.axis(0), sizes.inputs[1].1.axis(1), threads)
+    }
+}
