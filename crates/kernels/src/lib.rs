@@ -6,6 +6,7 @@
 //! threads or splits the call has. Scratch memory is passed in; no kernel allocates.
 
 pub mod attention;
+pub mod cross_entropy;
 mod disjoint;
 pub mod embedding;
 pub mod gemm;
@@ -17,6 +18,7 @@ pub mod map;
 pub mod norm;
 mod pool;
 mod real;
+pub mod rope;
 mod rows;
 mod simd;
 pub mod softmax;
