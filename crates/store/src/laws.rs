@@ -156,8 +156,9 @@ fn resident_by_name(sample: &Sample) -> Option<u64> {
 
 fn counted_bytes_are_those_of_the_operating_system(make: MakeTier<'_>) {
     let sample = Sample::new();
+    let budget = Budget::unlimited();
     let before = bytes_by_read_calls();
-    let tier = sample.make(make);
+    let tier = make(&sample.extents, &budget).expect("a tier of good files");
     for i in 0..PLACES.len() {
         let guard = tier.get(TensorId(i)).expect("a tensor of a good file");
         assert!(*guard == sample.contents[i]);
@@ -171,6 +172,7 @@ fn counted_bytes_are_those_of_the_operating_system(make: MakeTier<'_>) {
     if let Some(resident) = resident_by_name(&sample) {
         assert_eq!(counters.bytes_mapped, resident, "law: mapped bytes are the system's resident pages");
     }
+    assert!(counters.bytes_mapped <= budget.held() as u64, "law: the budget holds at least what is resident");
     let all: u64 = sample.contents.iter().map(|c| c.len() as u64).sum();
     let moved = counters.bytes_read + counters.bytes_mapped;
     let known = cfg!(target_os = "linux");
@@ -262,7 +264,10 @@ fn the_budget_is_kept_and_given_back(make: MakeTier<'_>) {
     assert!(needed >= sample.extents.bytes(), "law: weights are taken from the budget");
     let weights = |report: BudgetReport| report.accounts.iter().find(|a| a.name == "weights").map_or(0, |a| a.bytes);
     assert_eq!(weights(budget.report()), needed, "law: weights at rest are in the account `weights`");
+    let guard = tier.get(TensorId(7)).expect("a tensor of a good file");
     drop(tier);
+    assert!(budget.held() >= guard.len(), "law: what a guard keeps in memory stays counted");
+    drop(guard);
     assert_eq!(budget.held(), 0, "law: a dropped tier gives everything back");
 
     let small = Budget::new(needed - 1);

@@ -154,12 +154,12 @@ mod tests {
     #[test]
     fn a_prefetched_tensor_travels_while_the_caller_works() {
         let budget = Budget::unlimited();
-        let tier = Throttled::new(ram(&budget, 1, 400 * KIB), &budget, 4e6, 0);
+        let tier = Throttled::new(ram(&budget, 1, 400 * KIB), &budget, 1e6, 0);
         tier.prefetch(TensorId(0)).unwrap();
-        std::thread::sleep(Duration::from_millis(110));
+        std::thread::sleep(Duration::from_millis(420)); // 410 ms on the link
         let start = Instant::now();
         tier.get(TensorId(0)).unwrap();
-        assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
         assert_eq!(tier.counters().bytes_streamed, 400 * KIB as u64, "prefetch and get are one transfer");
     }
 
@@ -182,9 +182,9 @@ mod tests {
     #[test]
     fn a_full_bucket_passes_at_once() {
         let budget = Budget::unlimited();
-        let tier = Throttled::new(ram(&budget, 1, 100 * KIB), &budget, 1e5, 200 * KIB);
+        let tier = Throttled::new(ram(&budget, 1, 100 * KIB), &budget, 1e3, 200 * KIB);
         let start = Instant::now();
-        tier.get(TensorId(0)).unwrap();
-        assert!(start.elapsed() < Duration::from_millis(500));
+        tier.get(TensorId(0)).unwrap(); // 102 s without the bucket
+        assert!(start.elapsed() < Duration::from_secs(10));
     }
 }
