@@ -14,7 +14,7 @@
 //! All sub-blocks of a block are searched at once, one a lane: `x[i][s]` is value `i` of sub-block `s`. Each lane adds
 //! its terms in the order of `i`, so the result does not depend on the width of the vectors.
 
-use super::rounding::nearest_even;
+use super::rounding::{nearest_even, nearest_even_f32};
 
 /// Which trial grids are searched, and by which error.
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ impl AffineSearch {
         let mut best = [0.0; N];
         for i in 0..M {
             for s in 0..N {
-                let l = nearest_even(inverse[s] * (x[i][s] - min[s])).clamp(0, self.max_code) as f32;
+                let l = clamp(nearest_even_f32(inverse[s] * (x[i][s] - min[s])), top);
                 best[s] += w[i][s] * self.distance(scale[s] * l + min[s] - x[i][s]);
             }
         }
@@ -92,7 +92,7 @@ impl AffineSearch {
             let (mut sum_l, mut sum_l2, mut sum_xl) = ([0.0; N], [0.0; N], [0.0; N]);
             for i in 0..M {
                 for s in 0..N {
-                    let l = nearest_even(trial_inverse[s] * (x[i][s] - min[s])).clamp(0, self.max_code) as f32;
+                    let l = clamp(nearest_even_f32(trial_inverse[s] * (x[i][s] - min[s])), top);
                     codes[i][s] = l;
                     let wl = w[i][s] * l;
                     sum_l[s] += wl;
@@ -138,4 +138,10 @@ impl AffineSearch {
     fn distance(&self, difference: f32) -> f32 {
         if self.absolute { difference.abs() } else { difference * difference }
     }
+}
+
+#[inline(always)]
+fn clamp(l: f32, top: f32) -> f32 {
+    let l = if l > 0.0 { l } else { 0.0 };
+    if l < top { l } else { top }
 }

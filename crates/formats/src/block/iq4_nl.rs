@@ -5,7 +5,7 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
-use super::{Block, Encode, set_nibble};
+use super::{Block, Encode, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// The levels of IQ4_NL and IQ4_XS, dense around zero as weights are.
@@ -48,6 +48,7 @@ impl Block for BlockIQ4_NL {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockIQ4_NL], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<32>().0) {
+        let block = alone(block);
         let d = block.d.to_f32();
         let (low, high) = y.split_at_mut(16);
         for ((l, h), q) in low.iter_mut().zip(high).zip(block.qs) {

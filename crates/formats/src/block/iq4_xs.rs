@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::iq4_nl::IQ4_LEVELS;
-use super::{Block, Encode, set_nibble};
+use super::{Block, Encode, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -63,6 +63,7 @@ impl Block for BlockIQ4_XS {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockIQ4_XS], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let block = alone(block);
         let d = block.d.to_f32();
         let scales = block.scales();
         for (j, (q, y)) in block.qs.as_chunks::<16>().0.iter().zip(y.as_chunks_mut::<32>().0).enumerate() {

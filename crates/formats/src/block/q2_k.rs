@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
-use super::{Block, Encode, set_bits};
+use super::{Block, Encode, alone, set_bits};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -50,11 +50,12 @@ impl Block for BlockQ2_K {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ2_K], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let block = alone(block);
         let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
         for (j, y) in y.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(block.scales[j] & 15);
             let min = dmin * f32::from(block.scales[j] >> 4);
-            let q = &block.qs[j / 8 * 32 + j % 2 * 16..][..16];
+            let q = alone(&block.qs[j / 8 * 32 + j % 2 * 16..][..16]);
             for (v, q) in y.iter_mut().zip(q) {
                 *v = scale * f32::from(q >> (j / 2 % 4 * 2) & 3) - min;
             }

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
-use super::{Block, Encode, set_bits};
+use super::{Block, Encode, alone, set_bits};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -68,6 +68,7 @@ impl Block for BlockQ3_K {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ3_K], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let block = alone(block);
         let d = block.d.to_f32();
         let scales = block.scales();
         for (j, y) in y.as_chunks_mut::<16>().0.iter_mut().enumerate() {

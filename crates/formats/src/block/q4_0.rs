@@ -6,7 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
-use super::{Block, Encode, set_nibble};
+use super::extremes::signed_max;
+use super::{Block, Encode, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, then two codes a byte.
@@ -44,26 +45,10 @@ impl Block for BlockQ4_0 {
     }
 }
 
-/// The first value of largest magnitude, 0 if all are zero.
-#[inline(always)]
-pub(super) fn signed_max(x: &[f32; 32]) -> f32 {
-    let (mut max, mut min) = (0f32, 0f32);
-    for &v in x {
-        max = if v > max { v } else { max };
-        min = if v < min { v } else { min };
-    }
-    if max > -min {
-        max
-    } else if max < -min {
-        min
-    } else {
-        x.iter().copied().find(|v| v.abs() == max && max > 0.0).unwrap_or(0.0)
-    }
-}
-
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ4_0]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
+        let x = alone(x);
         let d = signed_max(x) / -8.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         block.d = F16Le::from_f32(d);
@@ -77,6 +62,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ4_0]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ4_0], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<32>().0) {
+        let block = alone(block);
         let d = block.d.to_f32();
         let (low, high) = y.split_at_mut(16);
         for ((l, h), q) in low.iter_mut().zip(high).zip(block.qs) {

@@ -6,7 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
-use super::{Block, Encode, set_nibble};
+use super::extremes::min_max;
+use super::{Block, Encode, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, minimum, then two codes a byte.
@@ -46,25 +47,10 @@ impl Block for BlockQ4_1 {
     }
 }
 
-/// Smallest and largest value; of two zeros of unlike sign the first is meant.
-#[inline(always)]
-pub(super) fn min_max(x: &[f32; 32]) -> (f32, f32) {
-    let (mut min, mut max) = (x[0], x[0]);
-    for &v in x {
-        min = if v < min { v } else { min };
-        max = if v > max { v } else { max };
-    }
-    if min == 0.0 {
-        // A vectorized minimum may pick either zero, and the sign is stored.
-        min = x.iter().copied().find(|&v| v == 0.0).unwrap_or(min);
-        max = if max == 0.0 { min } else { max };
-    }
-    (min, max)
-}
-
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ4_1]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
+        let x = alone(x);
         let (min, max) = min_max(x);
         let d = (max - min) / 15.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
@@ -80,6 +66,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ4_1]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ4_1], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<32>().0) {
+        let block = alone(block);
         let (d, m) = (block.d.to_f32(), block.m.to_f32());
         let (low, high) = y.split_at_mut(16);
         for ((l, h), q) in low.iter_mut().zip(high).zip(block.qs) {

@@ -8,7 +8,7 @@ use multiversion::multiversion;
 
 use super::affine_search::AffineSearch;
 use super::k_scales::encode_affine;
-use super::{Block, Encode, KScales, set_nibble};
+use super::{Block, Encode, KScales, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -54,6 +54,7 @@ impl Block for BlockQ4_K {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ4_K]) {
     for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+        let x = alone(x);
         let (d, dmin, scales, codes) = encode_affine(x, &SEARCH);
         (block.d, block.dmin, block.scales) = (d, dmin, scales);
         for (q, codes) in block.qs.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<64>().0) {
@@ -67,9 +68,11 @@ fn encode(values: &[f32], blocks: &mut [BlockQ4_K]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ4_K], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let block = alone(block);
         let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
         let (scales, mins) = block.scales.unpack();
         for (j, (q, y)) in block.qs.as_chunks::<32>().0.iter().zip(y.as_chunks_mut::<64>().0).enumerate() {
+            let q = alone(q);
             let (low, high) = y.split_at_mut(32);
             let (scale, min) = (d * f32::from(scales[2 * j]), dmin * f32::from(mins[2 * j]));
             for (v, q) in low.iter_mut().zip(q) {

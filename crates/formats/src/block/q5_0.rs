@@ -6,8 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
-use super::q4_0::signed_max;
-use super::{Block, Encode, set_bits, set_nibble};
+use super::extremes::signed_max;
+use super::{Block, Encode, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, fifth bits, then the low four bits, two codes a byte.
@@ -82,6 +82,7 @@ pub(super) fn unpack_five_bits(qh: [u8; 4], qs: &[u8; 16]) -> [u8; 32] {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ5_0]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
+        let x = alone(x);
         let d = signed_max(x) / -16.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         block.d = F16Le::from_f32(d);
@@ -96,6 +97,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ5_0]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ5_0], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<32>().0) {
+        let block = alone(block);
         let d = block.d.to_f32();
         for (v, c) in y.iter_mut().zip(unpack_five_bits(block.qh, &block.qs)) {
             *v = f32::from(c as i8 - 16) * d;

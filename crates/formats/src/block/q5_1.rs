@@ -5,9 +5,9 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
-use super::q4_1::min_max;
+use super::extremes::min_max;
 use super::q5_0::{five_bits, pack_five_bits, set_five_bits, unpack_five_bits};
-use super::{Block, Encode};
+use super::{Block, Encode, alone};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, minimum, fifth bits, then the low four bits, two codes a byte.
@@ -52,6 +52,7 @@ impl Block for BlockQ5_1 {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ5_1]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
+        let x = alone(x);
         let (min, max) = min_max(x);
         let d = (max - min) / 31.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
@@ -68,6 +69,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ5_1]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ5_1], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<32>().0) {
+        let block = alone(block);
         let (d, m) = (block.d.to_f32(), block.m.to_f32());
         for (v, c) in y.iter_mut().zip(unpack_five_bits(block.qh, &block.qs)) {
             *v = f32::from(c) * d + m;

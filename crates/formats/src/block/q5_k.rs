@@ -8,7 +8,7 @@ use multiversion::multiversion;
 
 use super::affine_search::AffineSearch;
 use super::k_scales::encode_affine;
-use super::{Block, Encode, KScales, set_bits, set_nibble};
+use super::{Block, Encode, KScales, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -58,6 +58,7 @@ impl Block for BlockQ5_K {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ5_K]) {
     for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+        let x = alone(x);
         let (d, dmin, scales, codes) = encode_affine(x, &SEARCH);
         (block.d, block.dmin, block.scales, block.qh) = (d, dmin, scales, [0; 32]);
         for (j, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
@@ -73,6 +74,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ5_K]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ5_K], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let block = alone(block);
         let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
         let (scales, mins) = block.scales.unpack();
         for (j, (q, y)) in block.qs.as_chunks::<32>().0.iter().zip(y.as_chunks_mut::<64>().0).enumerate() {

@@ -9,7 +9,7 @@ use multiversion::multiversion;
 
 use super::rounding::nearest_even;
 use super::symmetric_search::{self, TINY};
-use super::{Block, Encode, set_bits, set_nibble};
+use super::{Block, Encode, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -57,6 +57,7 @@ impl Block for BlockQ6_K {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ6_K]) {
     for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+        let x = alone(x);
         *block = encode_block(x);
     }
 }
@@ -106,6 +107,7 @@ fn encode_block(x: &[f32; 256]) -> BlockQ6_K {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ6_K], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<256>().0) {
+        let block = alone(block);
         let d = block.d.to_f32();
         for (half, y) in y.as_chunks_mut::<128>().0.iter_mut().enumerate() {
             let (ql, qh) = (&block.ql[64 * half..][..64], &block.qh[32 * half..][..32]);

@@ -6,8 +6,9 @@
 use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
+use super::extremes::magnitude;
 use super::rounding::nearest_away;
-use super::{Block, Encode};
+use super::{Block, Encode, alone};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, then codes in order.
@@ -48,8 +49,8 @@ impl Block for BlockQ8_0 {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ8_0]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
-        let amax = x.iter().fold(0f32, |m, v| if v.abs() > m { v.abs() } else { m });
-        let d = amax / 127.0;
+        let x = alone(x);
+        let d = magnitude(x) / 127.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         block.d = F16Le::from_f32(d);
         for (q, v) in block.qs.iter_mut().zip(x) {
@@ -61,6 +62,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ8_0]) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn decode(blocks: &[BlockQ8_0], values: &mut [f32]) {
     for (block, y) in blocks.iter().zip(values.as_chunks_mut::<32>().0) {
+        let block = alone(block);
         let d = block.d.to_f32();
         for (v, q) in y.iter_mut().zip(block.qs) {
             *v = f32::from(q) * d;

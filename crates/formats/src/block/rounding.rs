@@ -9,6 +9,13 @@ pub fn nearest_even(v: f32) -> i32 {
     ((v + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
+/// [`nearest_even`] as a float, without leaving the float registers.
+#[inline(always)]
+pub fn nearest_even_f32(v: f32) -> f32 {
+    // The low 23 bits under the exponent of 2^23 are 2^23 and their value.
+    f32::from_bits((v + 12_582_912.0).to_bits() & 0x007f_ffff | 0x4b00_0000) - 12_582_912.0
+}
+
 /// The integer nearest to `v`, ties away from zero. `v + 0.5` would be inexact just below one half.
 #[inline(always)]
 pub fn nearest_away(v: f32) -> i32 {
@@ -32,5 +39,15 @@ mod tests {
             }
         }
         assert_eq!(checked, 24_000_000);
+    }
+
+    #[test]
+    fn both_forms_of_the_even_rounding_agree_on_every_float() {
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let v = f32::from_bits(u32::from(high) << 16 | low);
+                assert_eq!(nearest_even(v) as f32, nearest_even_f32(v), "{v}");
+            }
+        }
     }
 }
