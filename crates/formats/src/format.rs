@@ -109,18 +109,22 @@ pub trait Format: Send + Sync {
     fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError>;
 
     /// The code of value `index` of a block: for block formats the bits left when the scales are set apart.
+    ///
+    /// # Panics
+    /// If `block` is not one block long or `index` is beyond it.
     fn code(&self, block: &[u8], index: usize) -> u64;
 
     /// Replaces the code of value `index` of a block; the block's scales and other codes stay.
+    ///
+    /// # Panics
+    /// If `block` is not one block long or `index` is beyond it.
     fn set_code(&self, block: &mut [u8], index: usize, code: u64);
 
     /// Bits of a code; all `2^code_bits` codes are valid.
     fn code_bits(&self) -> u32;
 
-    /// The largest |decoded - value| over a block, as a share of the block's largest |value|; 0 for exact formats.
-    ///
-    /// It holds while the scales are normal halves; below that the absolute error is bounded by it times 2^-14.
-    fn error_bound(&self) -> f32;
+    /// The largest |decoded - value| in a block whose largest |value| is `amax`; infinite for a format that is only read.
+    fn error_bound(&self, amax: f32) -> f32;
 
     /// False for formats that are read, never written.
     fn can_encode(&self) -> bool {

@@ -7,6 +7,7 @@ mod dtype;
 mod f16le;
 mod format;
 pub mod gguf;
+pub mod laws;
 pub mod llama2c;
 pub mod mapped_file;
 pub mod safetensors;

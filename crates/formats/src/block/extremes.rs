@@ -1,8 +1,8 @@
 //! Extremes of a block, in forms that vectorize and still give what a loop from the first value to the last would.
 
-/// The largest magnitude of finite values.
+/// The largest magnitude; a NaN counts as the largest.
 #[inline(always)]
-pub fn magnitude(x: &[f32; 32]) -> f32 {
+pub fn magnitude(x: &[f32]) -> f32 {
     // Bits of non-negative floats are ordered as they are.
     f32::from_bits(x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)))
 }

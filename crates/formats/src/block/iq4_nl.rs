@@ -25,7 +25,7 @@ const _: () = assert!(size_of::<BlockIQ4_NL>() == Dtype::IQ4_NL.block_bytes());
 impl Block for BlockIQ4_NL {
     const DTYPE: Dtype = Dtype::IQ4_NL;
     const CODE_BITS: u32 = 4;
-    const ERROR_BOUND: f32 = f32::INFINITY;
+    const ERROR_BOUND: (f32, f32) = (f32::INFINITY, f32::INFINITY);
     const ENCODE: Option<Encode<Self>> = None;
 
     fn decode(blocks: &[Self], values: &mut [f32]) {

@@ -40,7 +40,7 @@ impl BlockIQ4_XS {
 impl Block for BlockIQ4_XS {
     const DTYPE: Dtype = Dtype::IQ4_XS;
     const CODE_BITS: u32 = 4;
-    const ERROR_BOUND: f32 = f32::INFINITY;
+    const ERROR_BOUND: (f32, f32) = (f32::INFINITY, f32::INFINITY);
     const ENCODE: Option<Encode<Self>> = None;
 
     fn decode(blocks: &[Self], values: &mut [f32]) {

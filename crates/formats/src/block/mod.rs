@@ -22,6 +22,7 @@ mod symmetric_search;
 use std::marker::PhantomData;
 
 use bytemuck::Pod;
+use extremes::magnitude;
 
 use crate::format::{Format, FormatError, check_shape};
 use crate::{Dtype, F16Le};
@@ -49,8 +50,9 @@ pub trait Block: Pod + Send + Sync {
     const DTYPE: Dtype;
     /// Bits of a code.
     const CODE_BITS: u32;
-    /// See [`Format::error_bound`]; infinite for a format that is read, never written.
-    const ERROR_BOUND: f32;
+    /// `a` and `b` of the error bound `a · amax + b · 2^-25`: see [`Format::error_bound`]. The second term is the rounding of
+    /// subnormal scales. Infinite for a format that is read, never written.
+    const ERROR_BOUND: (f32, f32);
     /// The encoder; `None` for a format that is read, never written.
     const ENCODE: Option<Encode<Self>>;
 
@@ -85,15 +87,21 @@ impl<B: Block> Format for Blocks<B> {
         let piece = PIECE_VALUES / dtype.block_len();
         for (p, (x, y)) in values.chunks(piece * dtype.block_len()).zip(blocks.chunks_mut(piece)).enumerate() {
             let first = p * piece * dtype.block_len();
-            if !all_finite(x) {
-                let at = first + x.iter().position(|v| !v.is_finite()).unwrap_or(0);
+            let overflow = |at: usize| {
+                let col = at % cols / dtype.block_len() * dtype.block_len();
+                let block = &values[at / cols * cols + col..][..dtype.block_len()];
+                FormatError::ScaleOverflow { dtype, row: at / cols, col, amax: magnitude(block) }
+            };
+            if magnitude(x) <= REACH {
+                encode(x, y);
+            } else if let Some(i) = x.iter().position(|v| !v.is_finite()) {
+                let at = first + i;
                 return Err(FormatError::NotFinite { dtype, row: at / cols, col: at % cols, value: values[at] });
+            } else {
+                return Err(overflow(first + x.iter().position(|v| v.abs() > REACH).unwrap_or(0)));
             }
-            encode(x, y);
             if let Some(b) = y.iter().position(|block| !block.halves().all(F16Le::is_finite)) {
-                let at = first + b * dtype.block_len();
-                let amax = values[at..at + dtype.block_len()].iter().fold(0f32, |m, v| m.max(v.abs()));
-                return Err(FormatError::ScaleOverflow { dtype, row: at / cols, col: at % cols, amax });
+                return Err(overflow(first + b * dtype.block_len()));
             }
         }
         Ok(())
@@ -117,8 +125,9 @@ impl<B: Block> Format for Blocks<B> {
         B::CODE_BITS
     }
 
-    fn error_bound(&self) -> f32 {
-        B::ERROR_BOUND
+    fn error_bound(&self, amax: f32) -> f32 {
+        let (relative, absolute) = B::ERROR_BOUND;
+        relative * amax + absolute * HALF_SUBNORMAL
     }
 
     fn can_encode(&self) -> bool {
@@ -126,12 +135,16 @@ impl<B: Block> Format for Blocks<B> {
     }
 }
 
+/// Largest relative error of a number rounded to a normal half.
+const HALF_ULP: f32 = 1.0 / 2048.0;
+/// Largest error of a number rounded to a subnormal half: 2^-25.
+const HALF_SUBNORMAL: f32 = 1.0 / (1u32 << 25) as f32;
+
 const PIECE_VALUES: usize = 2048;
 
-fn all_finite(x: &[f32]) -> bool {
-    // The largest exponent field is that of infinities and NaNs.
-    x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)) < 0x7f80_0000
-}
+/// No block format reaches beyond (the largest half, times the largest scale of 128, times the largest code of 32), and up to
+/// here the sums of the encoders stay finite. NaN and infinity are beyond.
+const REACH: f32 = 65504.0 * 4096.0;
 
 /// Hides where a block lies, so that the compiler vectorizes within blocks. Left alone it unrolls the loop over a block and
 /// vectorizes the loop over blocks, with a gather for every byte: three times slower.

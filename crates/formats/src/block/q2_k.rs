@@ -27,7 +27,7 @@ const _: () = assert!(size_of::<BlockQ2_K>() == Dtype::Q2_K.block_bytes());
 impl Block for BlockQ2_K {
     const DTYPE: Dtype = Dtype::Q2_K;
     const CODE_BITS: u32 = 2;
-    const ERROR_BOUND: f32 = f32::INFINITY;
+    const ERROR_BOUND: (f32, f32) = (f32::INFINITY, f32::INFINITY);
     const ENCODE: Option<Encode<Self>> = None;
 
     fn decode(blocks: &[Self], values: &mut [f32]) {

@@ -43,7 +43,7 @@ impl BlockQ3_K {
 impl Block for BlockQ3_K {
     const DTYPE: Dtype = Dtype::Q3_K;
     const CODE_BITS: u32 = 3;
-    const ERROR_BOUND: f32 = f32::INFINITY;
+    const ERROR_BOUND: (f32, f32) = (f32::INFINITY, f32::INFINITY);
     const ENCODE: Option<Encode<Self>> = None;
 
     fn decode(blocks: &[Self], values: &mut [f32]) {

@@ -7,7 +7,8 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::extremes::signed_max;
-use super::{Block, Encode, alone, set_nibble};
+use super::rounding::reciprocal;
+use super::{Block, Encode, HALF_ULP, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, then two codes a byte.
@@ -25,7 +26,7 @@ impl Block for BlockQ4_0 {
     const DTYPE: Dtype = Dtype::Q4_0;
     const CODE_BITS: u32 = 4;
     // A value equal and opposite to the largest is clipped by one step of amax/8.
-    const ERROR_BOUND: f32 = 1.0 / 8.0 + 0.000_49;
+    const ERROR_BOUND: (f32, f32) = (1.0 / 8.0 + HALF_ULP, 8.0);
     const ENCODE: Option<Encode<Self>> = Some(encode);
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
@@ -50,7 +51,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ4_0]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
         let x = alone(x);
         let d = signed_max(x) / -8.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let inverse = reciprocal(d);
         block.d = F16Le::from_f32(d);
         let code = |v: f32| ((v * inverse + 8.5) as i32).min(15) as u8;
         for (j, q) in block.qs.iter_mut().enumerate() {

@@ -7,7 +7,8 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::extremes::min_max;
-use super::{Block, Encode, alone, set_nibble};
+use super::rounding::reciprocal;
+use super::{Block, Encode, HALF_ULP, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, minimum, then two codes a byte.
@@ -27,7 +28,7 @@ impl Block for BlockQ4_1 {
     const DTYPE: Dtype = Dtype::Q4_1;
     const CODE_BITS: u32 = 4;
     // Half a step of at most 2 amax/15, the rounding of 15 d and of m to halves.
-    const ERROR_BOUND: f32 = 1.0 / 15.0 + 3.0 * 0.000_49;
+    const ERROR_BOUND: (f32, f32) = (1.0 / 15.0 + 3.0 * HALF_ULP, 16.0);
     const ENCODE: Option<Encode<Self>> = Some(encode);
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
@@ -53,7 +54,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ4_1]) {
         let x = alone(x);
         let (min, max) = min_max(x);
         let d = (max - min) / 15.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let inverse = reciprocal(d);
         block.d = F16Le::from_f32(d);
         block.m = F16Le::from_f32(min);
         let code = |v: f32| (((v - min) * inverse + 0.5) as i32).min(15) as u8;

@@ -7,7 +7,8 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::extremes::signed_max;
-use super::{Block, Encode, alone, set_bits, set_nibble};
+use super::rounding::reciprocal;
+use super::{Block, Encode, HALF_ULP, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, fifth bits, then the low four bits, two codes a byte.
@@ -27,7 +28,7 @@ impl Block for BlockQ5_0 {
     const DTYPE: Dtype = Dtype::Q5_0;
     const CODE_BITS: u32 = 5;
     // A value equal and opposite to the largest is clipped by one step of amax/16.
-    const ERROR_BOUND: f32 = 1.0 / 16.0 + 0.000_49;
+    const ERROR_BOUND: (f32, f32) = (1.0 / 16.0 + HALF_ULP, 16.0);
     const ENCODE: Option<Encode<Self>> = Some(encode);
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
@@ -84,7 +85,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ5_0]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
         let x = alone(x);
         let d = signed_max(x) / -16.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let inverse = reciprocal(d);
         block.d = F16Le::from_f32(d);
         let mut codes = [0; 32];
         for (c, v) in codes.iter_mut().zip(x) {

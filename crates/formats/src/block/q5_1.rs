@@ -7,7 +7,8 @@ use multiversion::multiversion;
 
 use super::extremes::min_max;
 use super::q5_0::{five_bits, pack_five_bits, set_five_bits, unpack_five_bits};
-use super::{Block, Encode, alone};
+use super::rounding::reciprocal;
+use super::{Block, Encode, HALF_ULP, alone};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, minimum, fifth bits, then the low four bits, two codes a byte.
@@ -29,7 +30,7 @@ impl Block for BlockQ5_1 {
     const DTYPE: Dtype = Dtype::Q5_1;
     const CODE_BITS: u32 = 5;
     // Half a step of at most 2 amax/31, the rounding of 31 d and of m to halves.
-    const ERROR_BOUND: f32 = 1.0 / 31.0 + 3.0 * 0.000_49;
+    const ERROR_BOUND: (f32, f32) = (1.0 / 31.0 + 3.0 * HALF_ULP, 32.0);
     const ENCODE: Option<Encode<Self>> = Some(encode);
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
@@ -55,7 +56,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ5_1]) {
         let x = alone(x);
         let (min, max) = min_max(x);
         let d = (max - min) / 31.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let inverse = reciprocal(d);
         block.d = F16Le::from_f32(d);
         block.m = F16Le::from_f32(min);
         let mut codes = [0; 32];

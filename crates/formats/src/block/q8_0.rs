@@ -7,8 +7,8 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::extremes::magnitude;
-use super::rounding::nearest_away;
-use super::{Block, Encode, alone};
+use super::rounding::{nearest_away, reciprocal};
+use super::{Block, Encode, HALF_ULP, alone};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, then codes in order.
@@ -25,8 +25,8 @@ const _: () = assert!(size_of::<BlockQ8_0>() == Dtype::Q8_0.block_bytes());
 impl Block for BlockQ8_0 {
     const DTYPE: Dtype = Dtype::Q8_0;
     const CODE_BITS: u32 = 8;
-    // Half a step of amax/127, and the scale's rounding to a half at full amplitude.
-    const ERROR_BOUND: f32 = 0.5 / 127.0 + 0.000_49;
+    // Half a step of amax/127, and the scale's rounding to a half at code 127.
+    const ERROR_BOUND: (f32, f32) = (0.5 / 127.0 + HALF_ULP, 127.0);
     const ENCODE: Option<Encode<Self>> = Some(encode);
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
@@ -51,7 +51,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ8_0]) {
     for (x, block) in values.as_chunks::<32>().0.iter().zip(blocks) {
         let x = alone(x);
         let d = magnitude(x) / 127.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let inverse = reciprocal(d);
         block.d = F16Le::from_f32(d);
         for (q, v) in block.qs.iter_mut().zip(x) {
             *q = nearest_away(v * inverse) as i8;

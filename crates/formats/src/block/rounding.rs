@@ -1,5 +1,12 @@
 //! The two roundings of the block encoders, in forms that vectorize.
 
+/// 1/d, or 0 if d is zero or so small that 1/d is infinite: the half-precision scale is zero then, and so is every value.
+#[inline(always)]
+pub fn reciprocal(d: f32) -> f32 {
+    let inverse = 1.0 / d;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
 /// The integer nearest to `v`, ties to even, by adding 1.5 · 2^23 and reading the mantissa; exact for |v| ≤ 4194303.
 ///
 /// Beyond that range the low 23 bits of the sum are returned, as the published encoders do: their trial scales can reach
@@ -16,7 +23,7 @@ pub fn nearest_even_f32(v: f32) -> f32 {
     f32::from_bits((v + 12_582_912.0).to_bits() & 0x007f_ffff | 0x4b00_0000) - 12_582_912.0
 }
 
-/// The integer nearest to `v`, ties away from zero. `v + 0.5` would be inexact just below one half.
+/// The integer nearest to `v`, ties away from zero, for |v| < 2^31. `v + 0.5` would be inexact just below one half.
 #[inline(always)]
 pub fn nearest_away(v: f32) -> i32 {
     let whole = v as i32;

@@ -27,9 +27,9 @@ impl Format for BF16 {
 
     scalar_codes!(u16);
 
-    fn error_bound(&self) -> f32 {
-        // Half a unit in the last of 8 bits; a "block" is one value.
-        1.0 / 256.0
+    fn error_bound(&self, amax: f32) -> f32 {
+        // Half a unit in the last of 8 bits; half a subnormal step; infinite where the value becomes infinite.
+        if amax < 255.5 * 2f32.powi(120) { amax / 256.0 + f32::from_bits(0x8000) } else { f32::INFINITY }
     }
 }
 

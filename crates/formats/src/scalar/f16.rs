@@ -38,9 +38,9 @@ impl Format for F16 {
 
     scalar_codes!(u16);
 
-    fn error_bound(&self) -> f32 {
-        // Half a unit in the last of 11 bits; a "block" is one value.
-        1.0 / 2048.0
+    fn error_bound(&self, amax: f32) -> f32 {
+        // Half a unit in the last of 11 bits; half a subnormal step; infinite where the value becomes infinite.
+        if amax < 65520.0 { amax / 2048.0 + 1.0 / (1u32 << 25) as f32 } else { f32::INFINITY }
     }
 }
 

@@ -25,7 +25,7 @@ impl Format for F32 {
 
     scalar_codes!(u32);
 
-    fn error_bound(&self) -> f32 {
+    fn error_bound(&self, _amax: f32) -> f32 {
         0.0
     }
 }

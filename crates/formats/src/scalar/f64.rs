@@ -29,7 +29,7 @@ impl Format for F64 {
 
     scalar_codes!(u64);
 
-    fn error_bound(&self) -> f32 {
+    fn error_bound(&self, _amax: f32) -> f32 {
         0.0
     }
 }

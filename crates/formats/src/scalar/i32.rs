@@ -32,7 +32,7 @@ impl Format for I32 {
 
     scalar_codes!(u32);
 
-    fn error_bound(&self) -> f32 {
+    fn error_bound(&self, _amax: f32) -> f32 {
         0.0
     }
 }
