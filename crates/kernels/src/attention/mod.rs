@@ -17,6 +17,7 @@
 //! h reads KV head h·G/H. Causal masks and windows are aligned at the bottom right: row i of N sits
 //! at position i + M − N of M keys.
 
+mod backward;
 mod block;
 mod block_mask;
 mod cache_view;
@@ -31,6 +32,7 @@ mod scratch;
 mod tile;
 mod visible;
 
+pub use backward::{attention_backward, attention_backward_scratch};
 pub use block_mask::BlockMask;
 pub use cache_view::CacheView;
 pub use cached::{CacheRow, attention_cached, attention_cached_scratch};
