@@ -105,16 +105,21 @@ impl Dtype {
 
     /// The type whose name is most like `name`, for "did you mean".
     pub fn nearest_name(name: &str) -> &'static str {
-        let plain = |s: &str| s.replace(['_', '-', ' '], "").to_ascii_uppercase();
-        let name = plain(name);
-        let score = |d: Dtype| strsim::jaro_winkler(&plain(d.name()), &name);
-        Dtype::ALL.into_iter().max_by(|&a, &b| score(a).total_cmp(&score(b)).then(b.cmp(&a))).map_or("F32", Dtype::name)
+        most_alike(name, Dtype::ALL.map(Dtype::name))
     }
 
     /// The type of that name in any case, or `None`.
     pub fn from_name(name: &str) -> Option<Dtype> {
         Dtype::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(name))
     }
+}
+
+/// The first of the names that is most like `name`, case and separators aside.
+pub(crate) fn most_alike<const N: usize>(name: &str, names: [&'static str; N]) -> &'static str {
+    let plain = |s: &str| s.replace(['_', '-', ' '], "").to_ascii_uppercase();
+    let name = plain(name);
+    let score = |candidate: &str| strsim::jaro_winkler(&plain(candidate), &name);
+    names.into_iter().rev().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default()
 }
 
 impl fmt::Display for Dtype {

@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod laws;
 pub mod llama2c;
 pub mod mapped_file;
+mod mix;
 pub mod safetensors;
 pub mod scalar;
 
@@ -17,3 +18,4 @@ pub use container::{Container, ContainerFormat, FileError, TensorInfo};
 pub use dtype::Dtype;
 pub use f16le::F16Le;
 pub use format::{Format, FormatError, format, writable};
+pub use mix::{Mix, MixModel, MixTensor};
