@@ -14,12 +14,12 @@ pub(super) struct Activations {
     pub codes: [i8; 32],
     /// Value of one step of a code.
     pub scale: f32,
-    /// Sum of the codes.
-    pub sum: i32,
-    /// Sum of the first 16 codes.
-    pub first_sum: i32,
-    /// Keeps the size a multiple of the alignment.
-    pub padding: u32,
+    /// Minus the sum of the codes.
+    pub minus_sum: i32,
+    /// Minus the sum of the first 16 codes.
+    pub minus_first: i32,
+    /// Minus the sum of the last 16 codes.
+    pub minus_second: i32,
 }
 
 /// Values in a block of activations.
@@ -42,10 +42,34 @@ pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Activations]) {
     body(x, blocks);
 }
 
+/// [`body`] with intrinsics.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn avx512(x: &[f32], blocks: &mut [Activations]) {
-    body(x, blocks);
+    use std::arch::x86_64::*;
+    for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+        // SAFETY: 16 values from 0 and from 16 of the 32.
+        let (a, b) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))) };
+        let magnitude = |v| _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
+        let amax_bits = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b)));
+        let (inverse, scale) = steps(amax_bits);
+        let code = |v| {
+            let product = _mm512_mul_ps(v, _mm512_set1_ps(inverse));
+            let rounded = _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(product);
+            // A block with an infinity or a NaN has no codes.
+            if inverse == 0.0 { _mm512_setzero_si512() } else { rounded }
+        };
+        let (a, b) = (code(a), code(b));
+        let (minus_first, minus_second) = (-_mm512_reduce_add_epi32(a), -_mm512_reduce_add_epi32(b));
+        // SAFETY: 16 bytes at 0 and at 16 of the 32.
+        unsafe {
+            _mm_storeu_si128(block.codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a));
+            _mm_storeu_si128(block.codes.as_mut_ptr().add(16).cast(), _mm512_cvtepi32_epi8(b));
+        }
+        block.scale = scale;
+        (block.minus_sum, block.minus_first, block.minus_second) =
+            (minus_first + minus_second, minus_first, minus_second);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -54,42 +78,83 @@ fn avx2(x: &[f32], blocks: &mut [Activations]) {
     body(x, blocks);
 }
 
+/// The factor from values to codes, and the value of one step, for the bits of a block's largest magnitude.
 #[inline(always)]
-fn body(x: &[f32], blocks: &mut [Activations]) {
+fn steps(amax_bits: u32) -> (f32, f32) {
     const INFINITY_BITS: u32 = 0x7f80_0000;
-    for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-        // Bits of a magnitude order as the magnitude does, with infinities and NaNs on top.
-        let amax_bits = x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
-        let amax = f32::from_bits(amax_bits);
-        let mut inverse = 127.0 / amax;
-        let mut scale = amax / 127.0;
-        if amax_bits >= INFINITY_BITS {
-            (inverse, scale) = (0.0, f32::NAN);
-        } else if !inverse.is_finite() {
-            (inverse, scale) = (0.0, 0.0);
-        }
-        let mut codes = [0i8; BLOCK];
-        if inverse != 0.0 {
-            for (code, v) in codes.iter_mut().zip(x) {
-                // SAFETY: |v| ≤ amax, finite, so the product is at most 127 and a rounding error.
-                *code = unsafe { (v * inverse).round_ties_even().to_int_unchecked::<i32>() } as i8;
-            }
-        }
-        let sum_of = |codes: &[i8]| codes.iter().map(|&c| i32::from(c)).sum::<i32>();
-        let first_sum = sum_of(&codes[..16]);
-        let sum = first_sum + sum_of(&codes[16..]);
-        *block = Activations { codes, scale, sum, first_sum, padding: 0 };
+    let amax = f32::from_bits(amax_bits);
+    let inverse = 127.0 / amax;
+    if amax_bits >= INFINITY_BITS {
+        (0.0, f32::NAN)
+    } else if inverse.is_finite() {
+        (inverse, amax / 127.0)
+    } else {
+        (0.0, 0.0)
     }
 }
 
-/// Rounds rows of `k` values to bf16 and joins neighbours, the earlier in the low half; an odd last
-/// value is joined with 0. `pairs` has `k.div_ceil(2)` words a row.
-pub(super) fn pair_bf16(x: &[f32], k: usize, pairs: &mut [u32]) {
-    let word = |v: f32| u32::from(half::bf16::from_f32(v).to_bits());
-    for (x, pairs) in x.chunks_exact(k).zip(pairs.chunks_exact_mut(k.div_ceil(2))) {
-        for (x, pair) in x.chunks(2).zip(pairs) {
-            *pair = word(x[0]) | x.get(1).map_or(0, |&v| word(v)) << 16;
+#[inline(always)]
+fn body(x: &[f32], blocks: &mut [Activations]) {
+    for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+        // Bits of a magnitude order as the magnitude does, with infinities and NaNs on top.
+        let (inverse, scale) = steps(x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
+        let mut whole = [0i32; BLOCK];
+        for (code, v) in whole.iter_mut().zip(x) {
+            let rounded = (v * inverse).round_ties_even();
+            // SAFETY: |v| ≤ amax, so the product is at most 127 and a rounding error, or 0; NaN was dealt with.
+            *code = if inverse == 0.0 { 0 } else { unsafe { rounded.to_int_unchecked::<i32>() } };
         }
+        let (first, second) = whole.split_at(BLOCK / 2);
+        let (minus_first, minus_second) = (-first.iter().sum::<i32>(), -second.iter().sum::<i32>());
+        let mut codes = [0i8; BLOCK];
+        for (code, whole) in codes.iter_mut().zip(whole) {
+            *code = whole as i8;
+        }
+        *block = Activations { codes, scale, minus_sum: minus_first + minus_second, minus_first, minus_second };
+    }
+}
+
+/// Rounds a row to bf16 and joins neighbours, the earlier in the low half; an odd last value is joined with 0.
+pub(super) fn pair_bf16(isa: Isa, x: &[f32], pairs: &mut [u32]) {
+    debug_assert_eq!(pairs.len(), x.len().div_ceil(2));
+    #[cfg(target_arch = "x86_64")]
+    match isa {
+        // SAFETY: the caller names an instruction set only if the processor has it.
+        Isa::Avx512 => return unsafe { pair_avx512(x, pairs) },
+        // SAFETY: as above.
+        Isa::Avx2 => return unsafe { pair_avx2(x, pairs) },
+        Isa::Portable => {}
+    }
+    let _ = isa;
+    pair(x, pairs);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn pair_avx512(x: &[f32], pairs: &mut [u32]) {
+    pair(x, pairs);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn pair_avx2(x: &[f32], pairs: &mut [u32]) {
+    pair(x, pairs);
+}
+
+#[inline(always)]
+fn pair(x: &[f32], pairs: &mut [u32]) {
+    // Half a unit, and one more if the last bit kept is set: to nearest, ties to even. NaNs keep their upper bits.
+    let high = |v: f32| {
+        let bits = v.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        (if v.is_nan() { bits | 0x40_0000 } else { rounded }) & 0xffff_0000
+    };
+    let (twos, odd) = x.as_chunks::<2>();
+    for (x, pair) in twos.iter().zip(&mut *pairs) {
+        *pair = high(x[0]) >> 16 | high(x[1]);
+    }
+    if let ([last], Some(pair)) = (odd, pairs.last_mut()) {
+        *pair = high(*last) >> 16;
     }
 }
 
@@ -98,7 +163,7 @@ mod tests {
     use super::*;
 
     fn one(x: [f32; BLOCK]) -> Activations {
-        let mut block = [Activations { codes: [1; 32], scale: 1.0, sum: 1, first_sum: 1, padding: 1 }];
+        let mut block: [Activations; 1] = bytemuck::Zeroable::zeroed();
         quantize(Isa::detect(), &x, &mut block);
         block[0]
     }
@@ -111,7 +176,8 @@ mod tests {
         for (c, v) in b.codes.iter().zip(x) {
             assert!((f32::from(*c) * b.scale - v).abs() <= amax / 127.0 * 0.500_01);
         }
-        assert_eq!(b.sum, b.codes.iter().map(|&c| i32::from(c)).sum::<i32>());
+        assert_eq!(-b.minus_sum, b.codes.iter().map(|&c| i32::from(c)).sum::<i32>());
+        assert_eq!(b.minus_sum, b.minus_first + b.minus_second);
         assert_eq!(one(x.map(|v| -v)).codes, b.codes.map(|c| -c));
     }
 
@@ -136,13 +202,32 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_same_blocks() {
-        let x: Vec<f32> = (0..32 * 64).map(|i: i32| ((i * 7919 % 1013) as f32 - 506.0) * 0.37).collect();
-        let zero = Activations { codes: [0; 32], scale: 0.0, sum: 0, first_sum: 0, padding: 0 };
-        let (mut a, mut b) = ([zero; 64], [zero; 64]);
+        let mut x: Vec<f32> = (0..32 * 64).map(|i: i32| ((i * 7919 % 1013) as f32 - 506.0) * 0.37).collect();
+        for (block, v) in [f32::NAN, f32::INFINITY, 1e-45, 3e-37, f32::MAX, 0.0, -0.0].into_iter().enumerate() {
+            x[block * 32..(block + 1) * 32].fill(v);
+        }
+        let (mut a, mut b): ([Activations; 64], [Activations; 64]) = bytemuck::Zeroable::zeroed();
         quantize(Isa::Portable, &x, &mut a);
         for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= Isa::detect()) {
             quantize(isa, &x, &mut b);
-            assert_eq!(a, b, "{isa:?}");
+            assert_eq!(bytemuck::bytes_of(&a), bytemuck::bytes_of(&b), "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_rounded_as_bf16_on_every_instruction_set() {
+        let mut x: Vec<f32> = (0..5001u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).collect();
+        x[17] = f32::from_bits(0x3f80_8000);
+        x[18] = f32::from_bits(0x3f81_8000);
+        x[19] = f32::MAX;
+        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= Isa::detect()) {
+            let mut pairs = vec![0; x.len().div_ceil(2)];
+            pair_bf16(isa, &x, &mut pairs);
+            for (i, &v) in x.iter().enumerate() {
+                let half = (pairs[i / 2] >> (16 * (i % 2))) as u16;
+                assert_eq!(half, half::bf16::from_f32(v).to_bits(), "{v}");
+            }
+            assert_eq!(pairs[2500] >> 16, 0);
         }
     }
 }

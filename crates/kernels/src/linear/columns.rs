@@ -3,9 +3,10 @@
 //! Lanes are weight rows; blocks are unpacked in registers and used at once.
 
 use super::activations::Activations;
-use super::block::{BlockFormat, Unpacked};
+use super::block::{BlockFormat, Sink, Unpacked, dot_codes, times_zero};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::Prefetch;
+use std::marker::PhantomData;
 
 /// Outputs of `R` rows of x for the weight rows of one vector.
 ///
@@ -21,19 +22,38 @@ pub(super) unsafe fn columns<L: Lanes, F: BlockFormat, const R: usize>(
     stride: usize,
     prefetch: &mut Prefetch,
 ) -> [L::F; R] {
-    let bytes = L::LANES * F::DTYPE.block_bytes();
+    let bytes = L::LANES * F::DTYPE.block_bytes() / F::STEP;
     // SAFETY: the caller promises the instruction set and the lengths.
     unsafe {
-        let mut acc = [L::splat_f(0.0); R];
+        let mut sums = Sums::<L, F, R> { acc: [L::splat_f(0.0); R], x, stride, prefetch, bytes, format: PhantomData };
         for first in (0..blocks).step_by(F::STEP) {
-            prefetch.bytes::<L>(bytes);
-            F::unpack::<L>(rows, first, |i, w| {
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    *acc = add_block::<L, F>(*acc, &w, &*x.add(r * stride + first + i));
-                }
-            });
+            F::unpack::<L>(rows, first, &mut sums);
+            sums.x = sums.x.add(F::STEP);
         }
-        acc
+        sums.acc
+    }
+}
+
+/// Outputs so far, and the activations that meet the next stored block.
+struct Sums<'a, L: Lanes, F, const R: usize> {
+    acc: [L::F; R],
+    x: *const Activations,
+    stride: usize,
+    prefetch: &'a mut Prefetch,
+    /// To ask for with each block: as many as it has.
+    bytes: usize,
+    format: PhantomData<F>,
+}
+
+impl<L: Lanes, F: BlockFormat, const R: usize> Sink<L> for Sums<'_, L, F, R> {
+    #[inline(always)]
+    unsafe fn block(&mut self, i: usize, w: Unpacked<L>) {
+        // SAFETY: the maker of this promises the instruction set.
+        unsafe { self.prefetch.bytes::<L>(self.bytes) };
+        for r in 0..R {
+            // SAFETY: the maker of this promises the instruction set and the lengths.
+            unsafe { self.acc[r] = add_block::<L, F>(self.acc[r], &w, &*self.x.add(r * self.stride + i)) };
+        }
     }
 }
 
@@ -43,26 +63,36 @@ pub(super) unsafe fn columns<L: Lanes, F: BlockFormat, const R: usize>(
 /// The processor has the instruction set.
 #[inline(always)]
 unsafe fn add_block<L: Lanes, F: BlockFormat>(acc: L::F, w: &Unpacked<L>, x: &Activations) -> L::F {
+    // SAFETY: the caller promises the instruction set.
+    unsafe {
+        match F::ZERO {
+            0 => add_block_of::<L, F, 0>(acc, w, x),
+            4 => add_block_of::<L, F, 4>(acc, w, x),
+            8 => add_block_of::<L, F, 8>(acc, w, x),
+            16 => add_block_of::<L, F, 16>(acc, w, x),
+            32 => add_block_of::<L, F, 32>(acc, w, x),
+            _ => add_block_of::<L, F, 128>(acc, w, x),
+        }
+    }
+}
+
+/// As [`add_block`], the format's zero as a constant.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+unsafe fn add_block_of<L: Lanes, F: BlockFormat, const ZERO: i32>(acc: L::F, w: &Unpacked<L>, x: &Activations) -> L::F {
     let word = |g: usize| i32::from_le_bytes(std::array::from_fn(|i| x.codes[4 * g + i] as u8));
     // SAFETY: the caller promises the instruction set.
     unsafe {
-        let (first_zero, second_zero) = if F::SUB == 1 {
-            (-F::ZERO * x.sum, 0)
+        let (mut first, mut second) = if F::SUB == 1 {
+            (times_zero::<L, ZERO>(L::splat(x.minus_sum)), L::splat(0))
         } else {
-            (-F::ZERO * x.first_sum, -F::ZERO * (x.sum - x.first_sum))
+            (times_zero::<L, ZERO>(L::splat(x.minus_first)), times_zero::<L, ZERO>(L::splat(x.minus_second)))
         };
-        let (mut first, mut second) = (L::splat(first_zero), L::splat(second_zero));
         for g in 0..4 {
-            first = if F::WIDE {
-                L::dot::<true>(first, w.codes[g], word(g))
-            } else {
-                L::dot::<false>(first, w.codes[g], word(g))
-            };
-            second = if F::WIDE {
-                L::dot::<true>(second, w.codes[g + 4], word(g + 4))
-            } else {
-                L::dot::<false>(second, w.codes[g + 4], word(g + 4))
-            };
+            first = dot_codes::<L, ZERO>(first, w.codes[g], word(g));
+            second = dot_codes::<L, ZERO>(second, w.codes[g + 4], word(g + 4));
         }
         let mut sum = if F::SUB == 1 {
             L::mul(L::to_f(L::add(first, second)), w.scale[0])
@@ -71,10 +101,10 @@ unsafe fn add_block<L: Lanes, F: BlockFormat>(acc: L::F, w: &Unpacked<L>, x: &Ac
         };
         if F::MIN {
             if F::SUB == 1 {
-                sum = L::fma(w.min[0], L::splat_f(x.sum as f32), sum);
+                sum = L::fma(w.minus_min[0], L::to_f(L::splat(x.minus_sum)), sum);
             } else {
-                sum = L::fma(w.min[0], L::splat_f(x.first_sum as f32), sum);
-                sum = L::fma(w.min[1], L::splat_f((x.sum - x.first_sum) as f32), sum);
+                sum = L::fma(w.minus_min[0], L::to_f(L::splat(x.minus_first)), sum);
+                sum = L::fma(w.minus_min[1], L::to_f(L::splat(x.minus_second)), sum);
             }
         }
         L::fma(sum, L::splat_f(x.scale), acc)

@@ -6,6 +6,7 @@
 use super::lanes::{Lanes, MAX_LANES, Rows};
 use super::prefetch::Prefetch;
 use super::tile::VECTORS;
+use std::marker::PhantomData;
 
 /// Words of x in a slice of the reduction: a tile of two vectors stays in the second cache level.
 pub(super) const SLICE_WORDS: usize = 2048;
@@ -20,11 +21,21 @@ pub(super) trait FloatFormat: 'static {
     /// Words of x for 32 bytes of weights.
     const WORDS: usize;
 
-    /// The weights of 32 bytes a row: `emit` gets 0..WORDS in order and the weights' word.
+    /// The weights of 32 bytes a row: the sink gets word `first` and those after it.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], emit: impl FnMut(usize, L::V));
+    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>);
+}
+
+/// What is done with words of weights. (A trait and not a closure, because closures cannot be made
+/// to be inlined.)
+pub(super) trait Sink<L: Lanes> {
+    /// Takes word `k` of each row.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn word(&mut self, k: usize, w: L::V);
 }
 
 pub(super) struct F32;
@@ -36,9 +47,10 @@ impl FloatFormat for F32 {
     const WORDS: usize = 8;
 
     #[inline(always)]
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], mut emit: impl FnMut(usize, L::V)) {
+    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>) {
         for (i, w) in stored.into_iter().enumerate() {
-            emit(i, w);
+            // SAFETY: the caller promises the instruction set.
+            unsafe { sink.word(first + i, w) };
         }
     }
 }
@@ -48,13 +60,13 @@ impl FloatFormat for F16 {
     const WORDS: usize = 16;
 
     #[inline(always)]
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], mut emit: impl FnMut(usize, L::V)) {
+    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>) {
         for (i, w) in stored.into_iter().enumerate() {
             // SAFETY: the caller promises the instruction set.
             unsafe {
                 let (low, high) = L::halves(w);
-                emit(2 * i, L::as_v(low));
-                emit(2 * i + 1, L::as_v(high));
+                sink.word(first + 2 * i, L::as_v(low));
+                sink.word(first + 2 * i + 1, L::as_v(high));
             }
         }
     }
@@ -65,10 +77,9 @@ impl FloatFormat for BF16 {
     const WORDS: usize = 8;
 
     #[inline(always)]
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], mut emit: impl FnMut(usize, L::V)) {
-        for (i, w) in stored.into_iter().enumerate() {
-            emit(i, w);
-        }
+    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>) {
+        // SAFETY: the caller promises the instruction set.
+        unsafe { F32::expand::<L>(stored, first, sink) };
     }
 }
 
@@ -84,7 +95,7 @@ unsafe fn term<L: Lanes, const PAIRS: bool>(acc: L::F, w: L::V, x: u32) -> L::F 
     }
 }
 
-/// The words `begin..end` of a vector of rows, in order: `each` gets the word's number and the weights.
+/// The words `begin..end` of a vector of rows, in order: `the sink gets them.
 ///
 /// # Safety
 /// The processor has the instruction set; the rows hold `row_bytes` bytes; `begin` is a multiple of
@@ -96,7 +107,7 @@ unsafe fn words<L: Lanes, F: FloatFormat>(
     begin: usize,
     end: usize,
     mut prefetch: Option<&mut Prefetch>,
-    mut each: impl FnMut(usize, L::V),
+    sink: &mut impl Sink<L>,
 ) {
     let mut k = begin;
     // SAFETY: as the caller promises; the last, partial 32 bytes are copied out before they are read.
@@ -105,7 +116,7 @@ unsafe fn words<L: Lanes, F: FloatFormat>(
             if let Some(prefetch) = &mut prefetch {
                 prefetch.bytes::<L>(L::LANES * 32);
             }
-            F::expand::<L>(L::gather32(rows, k / F::WORDS * 32), |i, w| each(k + i, w));
+            F::expand::<L>(L::gather32(rows, k / F::WORDS * 32), k, sink);
             k += F::WORDS;
         }
         if k < end {
@@ -116,11 +127,45 @@ unsafe fn words<L: Lanes, F: FloatFormat>(
                 std::ptr::copy_nonoverlapping(copy.add(at), tail.as_mut_ptr(), row_bytes - at);
                 *copy = tail.as_ptr();
             }
-            F::expand::<L>(L::gather32(&copies, 0), |i, w| {
-                if k + i < end {
-                    each(k + i, w);
-                }
-            });
+            F::expand::<L>(L::gather32(&copies, 0), k, &mut Until { end, sink });
+        }
+    }
+}
+
+/// Passes on the words below `end`.
+struct Until<'a, S> {
+    end: usize,
+    sink: &'a mut S,
+}
+
+impl<L: Lanes, S: Sink<L>> Sink<L> for Until<'_, S> {
+    #[inline(always)]
+    unsafe fn word(&mut self, k: usize, w: L::V) {
+        if k < self.end {
+            // SAFETY: the maker of this promises the instruction set.
+            unsafe { self.sink.word(k, w) };
+        }
+    }
+}
+
+/// Outputs so far, and the words of x.
+struct Sums<L: Lanes, F, const R: usize> {
+    acc: [L::F; R],
+    x: *const u32,
+    stride: usize,
+    format: PhantomData<F>,
+}
+
+impl<L: Lanes, F: FloatFormat, const R: usize> Sink<L> for Sums<L, F, R> {
+    #[inline(always)]
+    unsafe fn word(&mut self, k: usize, w: L::V) {
+        for r in 0..R {
+            // SAFETY: the maker of this promises the instruction set and the lengths.
+            unsafe {
+                let x = *self.x.add(r * self.stride + k);
+                self.acc[r] =
+                    if F::PAIRS { term::<L, true>(self.acc[r], w, x) } else { term::<L, false>(self.acc[r], w, x) };
+            }
         }
     }
 }
@@ -139,20 +184,10 @@ pub(super) unsafe fn columns<L: Lanes, F: FloatFormat, const R: usize>(
 ) -> [L::F; R] {
     // SAFETY: as the caller promises.
     unsafe {
-        let mut acc = [L::splat_f(0.0); R];
-        words::<L, F>(rows, row_bytes, 0, words_in_row, Some(prefetch), |k, w| {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                *acc = term_of::<L, F>(*acc, w, *x.add(r * words_in_row + k));
-            }
-        });
-        acc
+        let mut sums = Sums::<L, F, R> { acc: [L::splat_f(0.0); R], x, stride: words_in_row, format: PhantomData };
+        words::<L, F>(rows, row_bytes, 0, words_in_row, Some(prefetch), &mut sums);
+        sums.acc
     }
-}
-
-#[inline(always)]
-unsafe fn term_of<L: Lanes, F: FloatFormat>(acc: L::F, w: L::V, x: u32) -> L::F {
-    // SAFETY: the caller promises the instruction set.
-    unsafe { if F::PAIRS { term::<L, true>(acc, w, x) } else { term::<L, false>(acc, w, x) } }
 }
 
 /// Unpacks words `begin..end` of one vector of rows into vector `v` of a tile `[word][vector]`.
@@ -171,9 +206,21 @@ pub(super) unsafe fn fill<L: Lanes, F: FloatFormat>(
     let vector = L::LANES * 4;
     // SAFETY: as the caller promises.
     unsafe {
-        words::<L, F>(rows, row_bytes, begin, end, None, |k, w| {
-            L::store(w, tile.add(((k - begin) * VECTORS + v) * vector));
-        });
+        words::<L, F>(rows, row_bytes, begin, end, None, &mut Fill { at: tile.add(v * vector), begin });
+    }
+}
+
+/// Where word `begin` goes.
+struct Fill {
+    at: *mut u8,
+    begin: usize,
+}
+
+impl<L: Lanes> Sink<L> for Fill {
+    #[inline(always)]
+    unsafe fn word(&mut self, k: usize, w: L::V) {
+        // SAFETY: the maker of this promises the instruction set and the room.
+        unsafe { L::store(w, self.at.add((k - self.begin) * VECTORS * L::LANES * 4)) };
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) trait Leaf: Lanes {
     /// [`float::fill`] of all vectors.
     unsafe fn float_fill<F: FloatFormat>(job: &Job, column: usize, begin: usize, end: usize, tile: *mut u8);
     /// [`tile::rows`] for all rows.
-    unsafe fn block_rows<const SUB: usize, const MIN: bool, const WIDE: bool>(
+    unsafe fn block_rows<const SUB: usize, const MIN: bool, const ZERO: i32>(
         slice: &tile::Slice,
         m: usize,
         prefetch: &mut Prefetch,
@@ -133,41 +133,41 @@ macro_rules! leaf {
                 unsafe { body::<F>(job, column, begin, end, tile) }
             }
             #[inline(always)]
-            unsafe fn block_rows<const SUB: usize, const MIN: bool, const WIDE: bool>(
+            unsafe fn block_rows<const SUB: usize, const MIN: bool, const ZERO: i32>(
                 slice: &tile::Slice,
                 m: usize,
                 prefetch: &mut Prefetch,
                 prefetch_bytes: usize,
             ) {
                 $(#[$features])?
-                unsafe fn body<const SUB: usize, const MIN: bool, const WIDE: bool, const R: usize>(
+                unsafe fn body<const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
                     slice: &tile::Slice,
                     row: usize,
                     prefetch: &mut Prefetch,
                     prefetch_bytes: usize,
                 ) {
                     // SAFETY: as the trait's.
-                    unsafe { tile::rows::<$lanes, SUB, MIN, WIDE, R>(slice, row, prefetch, prefetch_bytes) }
+                    unsafe { tile::rows::<$lanes, SUB, MIN, ZERO, R>(slice, row, prefetch, prefetch_bytes) }
                 }
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
                     if SUB == 1 {
                         while m - row >= $sub_1 {
-                            body::<SUB, MIN, WIDE, $sub_1>(slice, row, prefetch, prefetch_bytes);
+                            body::<SUB, MIN, ZERO, $sub_1>(slice, row, prefetch, prefetch_bytes);
                             row += $sub_1;
                         }
                     } else {
                         while m - row >= $sub_2 {
-                            body::<SUB, MIN, WIDE, $sub_2>(slice, row, prefetch, prefetch_bytes);
+                            body::<SUB, MIN, ZERO, $sub_2>(slice, row, prefetch, prefetch_bytes);
                             row += $sub_2;
                         }
                     }
                     while row < m {
                         match m - row {
-                            4.. => body::<SUB, MIN, WIDE, 4>(slice, row, prefetch, prefetch_bytes),
-                            2 | 3 => body::<SUB, MIN, WIDE, 2>(slice, row, prefetch, prefetch_bytes),
-                            _ => body::<SUB, MIN, WIDE, 1>(slice, row, prefetch, prefetch_bytes),
+                            4.. => body::<SUB, MIN, ZERO, 4>(slice, row, prefetch, prefetch_bytes),
+                            2 | 3 => body::<SUB, MIN, ZERO, 2>(slice, row, prefetch, prefetch_bytes),
+                            _ => body::<SUB, MIN, ZERO, 1>(slice, row, prefetch, prefetch_bytes),
                         }
                         row += [1, 2, 2, 4][(m - row).min(4) - 1];
                     }
@@ -280,20 +280,22 @@ pub(super) unsafe fn block_task<L: Leaf, F: BlockFormat>(job: &Job, columns: Col
                 let slice = tile::Slice {
                     tile,
                     blocks,
-                    zero: F::ZERO,
-                    x: job.x.cast::<Activations>().add(first),
-                    x_stride: job.terms,
+                    x: job.x.cast::<Activations>().add(first * job.m),
+                    x_stride: blocks,
                     y: job.y.add(column),
                     y_stride: job.n,
                     columns: width.min(columns.end - column),
                     begin: first == 0,
                 };
-                match (F::SUB, F::MIN, F::WIDE) {
-                    (1, false, false) => L::block_rows::<1, false, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
-                    (1, false, true) => L::block_rows::<1, false, true>(&slice, job.m, &mut prefetch, prefetch_bytes),
-                    (1, true, _) => L::block_rows::<1, true, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
-                    (_, false, _) => L::block_rows::<2, false, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
-                    (_, true, _) => L::block_rows::<2, true, false>(&slice, job.m, &mut prefetch, prefetch_bytes),
+                let (m, prefetch) = (job.m, &mut prefetch);
+                match (F::SUB, F::MIN, F::ZERO) {
+                    (1, true, _) => L::block_rows::<1, true, 0>(&slice, m, prefetch, prefetch_bytes),
+                    (1, _, 8) => L::block_rows::<1, false, 8>(&slice, m, prefetch, prefetch_bytes),
+                    (1, _, 16) => L::block_rows::<1, false, 16>(&slice, m, prefetch, prefetch_bytes),
+                    (1, ..) => L::block_rows::<1, false, 128>(&slice, m, prefetch, prefetch_bytes),
+                    (_, true, _) => L::block_rows::<2, true, 0>(&slice, m, prefetch, prefetch_bytes),
+                    (_, _, 4) => L::block_rows::<2, false, 4>(&slice, m, prefetch, prefetch_bytes),
+                    _ => L::block_rows::<2, false, 32>(&slice, m, prefetch, prefetch_bytes),
                 }
             }
         }

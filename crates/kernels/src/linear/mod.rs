@@ -211,30 +211,38 @@ fn prepare<'a>(
     k: usize,
     room: &'a mut [u8],
 ) -> (&'a [u8], usize) {
-    let rows = |x: &[f32], room: &mut [u8]| match kind {
-        Prepared::Int8 => activations::quantize(isa, x, bytemuck::cast_slice_mut(room)),
-        Prepared::Bf16 => activations::pair_bf16(x, k, bytemuck::cast_slice_mut(room)),
-        Prepared::AsIs => {}
-    };
     let (row_bytes, terms) = match kind {
         Prepared::Int8 => (k / BLOCK * size_of::<Activations>(), k / BLOCK),
         Prepared::Bf16 => (k.div_ceil(2) * 4, k.div_ceil(2)),
         Prepared::AsIs => return (bytemuck::cast_slice(x), k),
     };
     let room = &mut room[..m * row_bytes];
-    if m * k < PARALLEL_PREPARE || m == 1 {
-        if k > 0 {
-            rows(x, room);
+    let words = Disjoint::new(bytemuck::cast_slice_mut::<u8, u32>(&mut *room));
+    // Many rows are stored slice by slice of the reduction, so that a slice is read from end to end.
+    let slice = if m <= leaf::FEW { terms } else { tile::SLICE_BLOCKS };
+    let row = |i: usize| {
+        let x = &x[i * k..(i + 1) * k];
+        let part = |begin: usize, len: usize| {
+            // SAFETY: rows are disjoint, and so are the slices of a row.
+            unsafe { words.part(begin * row_bytes / terms / 4..(begin + len) * row_bytes / terms / 4) }
+        };
+        match kind {
+            Prepared::Bf16 => activations::pair_bf16(isa, x, part(i * terms, terms)),
+            _ => {
+                for (s, x) in x.chunks(slice * BLOCK).enumerate() {
+                    let blocks = x.len() / BLOCK;
+                    let room = part(s * slice * m + i * blocks, blocks);
+                    activations::quantize(isa, x, bytemuck::cast_slice_mut(room));
+                }
+            }
         }
+    };
+    if k == 0 {
+    } else if m * k < PARALLEL_PREPARE || m == 1 {
+        (0..m).for_each(row);
     } else {
-        let room = Disjoint::new(&mut *room);
         const ROWS: usize = 16;
-        pool.run(m.div_ceil(ROWS), |task, _| {
-            let (begin, end) = (task * ROWS, m.min((task + 1) * ROWS));
-            // SAFETY: tasks have disjoint rows, all inside the room.
-            let room = unsafe { room.part(begin * row_bytes..end * row_bytes) };
-            rows(&x[begin * k..end * k], room);
-        });
+        pool.run(m.div_ceil(ROWS), |task, _| (task * ROWS..m.min((task + 1) * ROWS)).for_each(row));
     }
     (room, terms)
 }

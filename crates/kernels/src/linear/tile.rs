@@ -6,9 +6,10 @@
 //! `columns`, in the same order.
 
 use super::activations::Activations;
-use super::block::BlockFormat;
+use super::block::{BlockFormat, Sink, Unpacked, dot_codes, times_zero};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::Prefetch;
+use std::marker::PhantomData;
 
 /// Vectors of columns side by side.
 pub(super) const VECTORS: usize = 2;
@@ -31,24 +32,38 @@ const fn block_bytes<L: Lanes>(sub: usize, min: bool) -> usize {
 /// The processor has the instruction set, the rows hold the blocks, the tile has room for them.
 #[inline(always)]
 pub(super) unsafe fn fill<L: Lanes, F: BlockFormat>(rows: &Rows, first: usize, blocks: usize, tile: *mut u8, v: usize) {
-    let vector = L::LANES * 4;
     let size = block_bytes::<L>(F::SUB, F::MIN);
     for b in (0..blocks).step_by(F::STEP) {
         // SAFETY: as the caller promises.
         unsafe {
-            F::unpack::<L>(rows, first + b, |i, w| {
-                let block = tile.add((b + i) * size + v * vector);
-                let item = |n: usize| block.add(n * VECTORS * vector);
-                for (g, codes) in w.codes.into_iter().enumerate() {
-                    L::store(codes, item(g));
+            let at = tile.add(b * size + v * L::LANES * 4);
+            F::unpack::<L>(rows, first + b, &mut Fill::<F> { at, format: PhantomData });
+        }
+    }
+}
+
+/// Where the first item of a stored block goes.
+struct Fill<F> {
+    at: *mut u8,
+    format: PhantomData<F>,
+}
+
+impl<L: Lanes, F: BlockFormat> Sink<L> for Fill<F> {
+    #[inline(always)]
+    unsafe fn block(&mut self, i: usize, w: Unpacked<L>) {
+        // SAFETY: the maker of this promises the instruction set and the room.
+        unsafe {
+            let block = self.at.add(i * block_bytes::<L>(F::SUB, F::MIN));
+            let item = |n: usize| block.add(n * VECTORS * L::LANES * 4);
+            for (g, codes) in w.codes.into_iter().enumerate() {
+                L::store(codes, item(g));
+            }
+            for s in 0..F::SUB {
+                L::store_f(w.scale[s], item(8 + s));
+                if F::MIN {
+                    L::store_f(w.minus_min[s], item(8 + F::SUB + s));
                 }
-                for s in 0..F::SUB {
-                    L::store_f(w.scale[s], item(8 + s));
-                    if F::MIN {
-                        L::store_f(w.min[s], item(8 + F::SUB + s));
-                    }
-                }
-            });
+            }
         }
     }
 }
@@ -59,8 +74,6 @@ pub(super) struct Slice {
     pub tile: *const u8,
     /// Blocks in the tile.
     pub blocks: usize,
-    /// The code that means zero.
-    pub zero: i32,
     /// First activations of row 0 in this slice; rows `x_stride` blocks apart.
     pub x: *const Activations,
     /// Blocks from one row of x to the next.
@@ -80,7 +93,7 @@ pub(super) struct Slice {
 /// # Safety
 /// The processor has the instruction set; the slice's pointers hold `R` rows.
 #[inline(always)]
-pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const WIDE: bool, const R: usize>(
+pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
     slice: &Slice,
     row: usize,
     prefetch: &mut Prefetch,
@@ -110,12 +123,12 @@ pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const WID
                 let mut dot = [[L::splat(0); VECTORS]; R];
                 for (r, dot) in dot.iter_mut().enumerate() {
                     let x = &*x.add(r * slice.x_stride + b);
-                    let codes = match (SUB, s) {
-                        (1, _) => x.sum,
-                        (_, 0) => x.first_sum,
-                        _ => x.sum - x.first_sum,
+                    let minus = match (SUB, s) {
+                        (1, _) => x.minus_sum,
+                        (_, 0) => x.minus_first,
+                        _ => x.minus_second,
                     };
-                    *dot = [L::splat(-slice.zero * codes); VECTORS];
+                    *dot = [times_zero::<L, ZERO>(L::splat(minus)); VECTORS];
                 }
                 let groups = 8 / SUB;
                 for g in s * groups..(s + 1) * groups {
@@ -124,7 +137,7 @@ pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const WID
                         let codes = &(*x.add(r * slice.x_stride + b)).codes;
                         let word = codes.as_ptr().add(4 * g).cast::<i32>().read();
                         for (dot, w) in dot.iter_mut().zip(w) {
-                            *dot = L::dot::<WIDE>(*dot, w, word);
+                            *dot = dot_codes::<L, ZERO>(*dot, w, word);
                         }
                     }
                 }
@@ -140,11 +153,10 @@ pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const WID
                 let x = &*x.add(r * slice.x_stride + b);
                 for v in 0..VECTORS {
                     if MIN && SUB == 1 {
-                        sums[v] = L::fma(L::load_f(item(8 + SUB, v)), L::splat_f(x.sum as f32), sums[v]);
+                        sums[v] = L::fma(L::load_f(item(8 + SUB, v)), L::to_f(L::splat(x.minus_sum)), sums[v]);
                     } else if MIN {
-                        let second = (x.sum - x.first_sum) as f32;
-                        sums[v] = L::fma(L::load_f(item(8 + SUB, v)), L::splat_f(x.first_sum as f32), sums[v]);
-                        sums[v] = L::fma(L::load_f(item(9 + SUB, v)), L::splat_f(second), sums[v]);
+                        sums[v] = L::fma(L::load_f(item(8 + SUB, v)), L::to_f(L::splat(x.minus_first)), sums[v]);
+                        sums[v] = L::fma(L::load_f(item(9 + SUB, v)), L::to_f(L::splat(x.minus_second)), sums[v]);
                     }
                     acc[v] = L::fma(sums[v], L::splat_f(x.scale), acc[v]);
                 }

@@ -1,7 +1,7 @@
 //! IQ4_NL: 18 bytes for 32 weights: `d` f16, nibbles that name one of 16 levels. IQ4_XS: 136 bytes
 //! for 256: `d` f16, 16 bits and 4 bytes that make eight 6-bit scales with zero at 32, nibbles.
 
-use super::{BlockFormat, Unpacked, half_split};
+use super::{BlockFormat, Sink, Unpacked, half_split};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -25,16 +25,15 @@ impl BlockFormat for Iq4Nl {
     const SUB: usize = 1;
     const MIN: bool = false;
     const ZERO: i32 = 128;
-    const WIDE: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first * 18;
         // SAFETY: as the caller promises.
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let codes = half_split::<L>(L::gather16(rows, at + 2)).map(|q| L::lookup(&LEVELS, q));
-            emit(0, Unpacked { codes, scale: [d; 2], min: [d; 2] });
+            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
         }
     }
 }
@@ -44,10 +43,9 @@ impl BlockFormat for Iq4Xs {
     const SUB: usize = 1;
     const MIN: bool = false;
     const ZERO: i32 = 128;
-    const WIDE: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first / 8 * 136;
         // SAFETY: as the caller promises.
         unsafe {
@@ -58,7 +56,7 @@ impl BlockFormat for Iq4Xs {
                 let six = L::or(L::and(low, L::splat(15)), L::shl::<4>(L::and(high, L::splat(3))));
                 let scale = L::mul(L::to_f(L::sub(six, L::splat(32))), d);
                 let codes = half_split::<L>(L::gather16(rows, at + 8 + 16 * i)).map(|q| L::lookup(&LEVELS, q));
-                emit(i, Unpacked { codes, scale: [scale; 2], min: [d; 2] });
+                sink.block(i, Unpacked { codes, scale: [scale; 2], minus_min: [d; 2] });
                 (high, low) = (L::shr::<2>(high), L::shr::<4>(low));
             }
         }

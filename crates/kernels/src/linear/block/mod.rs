@@ -33,7 +33,17 @@ pub(super) struct Unpacked<L: Lanes> {
     /// One a sub-block; the second is unused when there is one.
     pub scale: [L::F; 2],
     /// One a sub-block; unused without minima.
-    pub min: [L::F; 2],
+    pub minus_min: [L::F; 2],
+}
+
+/// What is done with unpacked blocks. (A trait and not a closure, because closures cannot be made to
+/// be inlined, and what is not inlined here is compiled without the instruction set.)
+pub(super) trait Sink<L: Lanes> {
+    /// Takes 32 weights of each row, number `i` of the stored block.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn block(&mut self, i: usize, w: Unpacked<L>);
 }
 
 /// A block format, unpacked.
@@ -44,19 +54,17 @@ pub(super) trait BlockFormat: 'static {
     const SUB: usize;
     /// Whether values have a minimum added.
     const MIN: bool;
-    /// The code that means zero.
+    /// The code that means zero: 0, 4, 8, 16, 32, or 128 if codes exceed 127.
     const ZERO: i32;
-    /// Whether codes exceed 127.
-    const WIDE: bool;
     /// Blocks of 32 that [`BlockFormat::unpack`] gives at a time.
     const STEP: usize = Self::DTYPE.block_len() / 32;
 
-    /// Unpacks the stored block that begins with 32-blocks `first`, a multiple of `STEP`; `emit` gets
-    /// 0..STEP in order and the block.
+    /// Unpacks the stored block that begins with 32-blocks `first`, a multiple of `STEP`; the sink
+    /// gets 0..STEP in order.
     ///
     /// # Safety
     /// The processor has the instruction set; the rows hold that block.
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, emit: impl FnMut(usize, Unpacked<L>));
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>);
 }
 
 /// The same byte in all four bytes.
@@ -112,4 +120,33 @@ unsafe fn signed_byte<L: Lanes>(v: L::V, j: usize) -> L::V {
             _ => L::sar::<24>(v),
         }
     }
+}
+
+/// `ZERO` times each lane.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+pub(super) unsafe fn times_zero<L: Lanes, const ZERO: i32>(v: L::V) -> L::V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match ZERO {
+            0 => L::splat(0),
+            4 => L::shl::<2>(v),
+            8 => L::shl::<3>(v),
+            16 => L::shl::<4>(v),
+            32 => L::shl::<5>(v),
+            _ => L::shl::<7>(v),
+        }
+    }
+}
+
+/// `acc` + products of four codes of a format with that zero and of x.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+pub(super) unsafe fn dot_codes<L: Lanes, const ZERO: i32>(acc: L::V, codes: L::V, x: i32) -> L::V {
+    // SAFETY: as the caller promises.
+    unsafe { if ZERO == 128 { L::dot::<true>(acc, codes, x) } else { L::dot::<false>(acc, codes, x) } }
 }

@@ -1,7 +1,7 @@
 //! Q2_K: 84 bytes for 256 weights in 16 blocks of 16: 16 bytes with a 4-bit scale (low) and a 4-bit
 //! minimum (high), 64 bytes of bit pairs, `d`, `dmin` f16. `w = d·scale·code - dmin·min`.
 
-use super::{BlockFormat, Unpacked, byte, bytes};
+use super::{BlockFormat, Sink, Unpacked, byte, bytes};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -12,23 +12,22 @@ impl BlockFormat for Q2K {
     const SUB: usize = 2;
     const MIN: bool = true;
     const ZERO: i32 = 0;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first / 8 * 84;
         // SAFETY: as the caller promises.
         unsafe {
             let dd = L::gather4(rows, at + 80);
             let d = L::low_half(dd);
-            let minus_dmin = L::mul(L::high_half(dd), L::splat_f(-1.0));
+            let dmin = L::high_half(dd);
             let s = L::gather16(rows, at);
             let four = L::splat(15);
             let (mut scale, mut min) = ([d; 16], [d; 16]);
             for j in 0..16 {
                 let both = byte::<L>(s[j / 4], j % 4);
                 scale[j] = L::mul(L::to_f(L::and(both, four)), d);
-                min[j] = L::mul(L::to_f(L::shr::<4>(both)), minus_dmin);
+                min[j] = L::mul(L::to_f(L::shr::<4>(both)), dmin);
             }
             let pair = L::splat(bytes(3));
             for half in 0..2 {
@@ -37,9 +36,13 @@ impl BlockFormat for Q2K {
                     let codes = q.map(|v| L::and(v, pair));
                     q = q.map(|v| L::shr::<2>(v));
                     let j = 4 * half + i;
-                    emit(
+                    sink.block(
                         j,
-                        Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], min: [min[2 * j], min[2 * j + 1]] },
+                        Unpacked {
+                            codes,
+                            scale: [scale[2 * j], scale[2 * j + 1]],
+                            minus_min: [min[2 * j], min[2 * j + 1]],
+                        },
                     );
                 }
             }

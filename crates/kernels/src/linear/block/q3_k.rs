@@ -1,7 +1,7 @@
 //! Q3_K: 110 bytes for 256 weights in 16 blocks of 16: 32 bytes of third bits (bit `b` for the 32
 //! weights `b`), 64 bytes of bit pairs, 12 bytes of 6-bit scales with zero at 32, `d` f16; codes' zero at 4.
 
-use super::{BlockFormat, Unpacked, byte, bytes};
+use super::{BlockFormat, Sink, Unpacked, byte, bytes};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -12,10 +12,9 @@ impl BlockFormat for Q3K {
     const SUB: usize = 2;
     const MIN: bool = false;
     const ZERO: i32 = 4;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first / 8 * 110;
         // SAFETY: as the caller promises.
         unsafe {
@@ -44,7 +43,7 @@ impl BlockFormat for Q3K {
                         third[g] = L::shr::<1>(third[g]);
                     }
                     let j = 4 * half + i;
-                    emit(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], min: [d; 2] });
+                    sink.block(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], minus_min: [d; 2] });
                 }
             }
         }

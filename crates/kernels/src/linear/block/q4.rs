@@ -1,6 +1,6 @@
 //! Q4_0: 18 bytes for 32 weights: `d` f16, 16 bytes of nibbles, zero at 8. Q4_1: 20 bytes: `d`, `m` f16, nibbles.
 
-use super::{BlockFormat, Unpacked, half_split};
+use super::{BlockFormat, Sink, Unpacked, half_split};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -12,16 +12,15 @@ impl BlockFormat for Q4_0 {
     const SUB: usize = 1;
     const MIN: bool = false;
     const ZERO: i32 = 8;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first * 18;
         // SAFETY: as the caller promises.
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let codes = half_split::<L>(L::gather16(rows, at + 2));
-            emit(0, Unpacked { codes, scale: [d; 2], min: [d; 2] });
+            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
         }
     }
 }
@@ -31,16 +30,22 @@ impl BlockFormat for Q4_1 {
     const SUB: usize = 1;
     const MIN: bool = true;
     const ZERO: i32 = 0;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first * 20;
         // SAFETY: as the caller promises.
         unsafe {
             let dm = L::gather4(rows, at);
             let codes = half_split::<L>(L::gather16(rows, at + 4));
-            emit(0, Unpacked { codes, scale: [L::low_half(dm); 2], min: [L::high_half(dm); 2] });
+            sink.block(
+                0,
+                Unpacked {
+                    codes,
+                    scale: [L::low_half(dm); 2],
+                    minus_min: [L::mul(L::high_half(dm), L::splat_f(-1.0)); 2],
+                },
+            );
         }
     }
 }

@@ -2,14 +2,14 @@
 //! a 6-bit minimum a block, (Q5_K: 32 bytes of fifth bits, bit `b` for block `b`,) 128 bytes of
 //! nibbles, a low and a high one for two blocks. `w = d·scale·code - dmin·min`.
 
-use super::{BlockFormat, Unpacked, byte, bytes};
+use super::{BlockFormat, Sink, Unpacked, byte, bytes};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
 pub(in crate::linear) struct Q4K;
 pub(in crate::linear) struct Q5K;
 
-/// `d·scale` and `-dmin·min` of the eight blocks, from the 16 bytes at the head of a block of 256.
+/// `d·scale` and `dmin·min` of the eight blocks, from the 16 bytes at the head of a block of 256.
 #[inline(always)]
 unsafe fn scales<L: Lanes>(head: [L::V; 4]) -> ([L::F; 8], [L::F; 8]) {
     let [dd, a, b, c] = head;
@@ -19,11 +19,11 @@ unsafe fn scales<L: Lanes>(head: [L::V; 4]) -> ([L::F; 8], [L::F; 8]) {
         let scale = [L::and(a, six), L::or(L::and(c, four), L::and(L::shr::<2>(a), two))];
         let min = [L::and(b, six), L::or(L::and(L::shr::<4>(c), four), L::and(L::shr::<2>(b), two))];
         let d = L::low_half(dd);
-        let minus_dmin = L::mul(L::high_half(dd), L::splat_f(-1.0));
+        let dmin = L::high_half(dd);
         let mut out = ([d; 8], [d; 8]);
         for j in 0..8 {
             out.0[j] = L::mul(L::to_f(byte::<L>(scale[j / 4], j % 4)), d);
-            out.1[j] = L::mul(L::to_f(byte::<L>(min[j / 4], j % 4)), minus_dmin);
+            out.1[j] = L::mul(L::to_f(byte::<L>(min[j / 4], j % 4)), dmin);
         }
         out
     }
@@ -34,10 +34,9 @@ impl BlockFormat for Q4K {
     const SUB: usize = 1;
     const MIN: bool = true;
     const ZERO: i32 = 0;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first / 8 * 144;
         // SAFETY: as the caller promises.
         unsafe {
@@ -47,8 +46,11 @@ impl BlockFormat for Q4K {
                 let q = L::gather32(rows, at + 16 + 32 * i);
                 let low = q.map(|v| L::and(v, mask));
                 let high = q.map(|v| L::and(L::shr::<4>(v), mask));
-                emit(2 * i, Unpacked { codes: low, scale: [scale[2 * i]; 2], min: [min[2 * i]; 2] });
-                emit(2 * i + 1, Unpacked { codes: high, scale: [scale[2 * i + 1]; 2], min: [min[2 * i + 1]; 2] });
+                sink.block(2 * i, Unpacked { codes: low, scale: [scale[2 * i]; 2], minus_min: [min[2 * i]; 2] });
+                sink.block(
+                    2 * i + 1,
+                    Unpacked { codes: high, scale: [scale[2 * i + 1]; 2], minus_min: [min[2 * i + 1]; 2] },
+                );
             }
         }
     }
@@ -59,10 +61,9 @@ impl BlockFormat for Q5K {
     const SUB: usize = 1;
     const MIN: bool = true;
     const ZERO: i32 = 0;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first / 8 * 176;
         // SAFETY: as the caller promises.
         unsafe {
@@ -77,8 +78,11 @@ impl BlockFormat for Q5K {
                     high[g] = L::or(L::and(L::shr::<4>(q[g]), mask), L::shl::<3>(L::and(fifth[g], bit_1)));
                     fifth[g] = L::shr::<2>(fifth[g]);
                 }
-                emit(2 * i, Unpacked { codes: low, scale: [scale[2 * i]; 2], min: [min[2 * i]; 2] });
-                emit(2 * i + 1, Unpacked { codes: high, scale: [scale[2 * i + 1]; 2], min: [min[2 * i + 1]; 2] });
+                sink.block(2 * i, Unpacked { codes: low, scale: [scale[2 * i]; 2], minus_min: [min[2 * i]; 2] });
+                sink.block(
+                    2 * i + 1,
+                    Unpacked { codes: high, scale: [scale[2 * i + 1]; 2], minus_min: [min[2 * i + 1]; 2] },
+                );
             }
         }
     }

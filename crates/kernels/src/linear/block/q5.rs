@@ -1,7 +1,7 @@
 //! Q5_0: 22 bytes for 32 weights: `d` f16, fifth bits (bit `i` of 32 for weight `i`), nibbles; zero at 16.
 //! Q5_1: 24 bytes: `d`, `m` f16, fifth bits, nibbles.
 
-use super::{BlockFormat, Unpacked, half_split};
+use super::{BlockFormat, Sink, Unpacked, half_split};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -27,16 +27,15 @@ impl BlockFormat for Q5_0 {
     const SUB: usize = 1;
     const MIN: bool = false;
     const ZERO: i32 = 16;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first * 22;
         // SAFETY: as the caller promises.
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let codes = five_bits::<L>(L::gather16(rows, at + 6), L::gather4(rows, at + 2));
-            emit(0, Unpacked { codes, scale: [d; 2], min: [d; 2] });
+            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
         }
     }
 }
@@ -46,16 +45,22 @@ impl BlockFormat for Q5_1 {
     const SUB: usize = 1;
     const MIN: bool = true;
     const ZERO: i32 = 0;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first * 24;
         // SAFETY: as the caller promises.
         unsafe {
             let dm = L::gather4(rows, at);
             let codes = five_bits::<L>(L::gather16(rows, at + 8), L::gather4(rows, at + 4));
-            emit(0, Unpacked { codes, scale: [L::low_half(dm); 2], min: [L::high_half(dm); 2] });
+            sink.block(
+                0,
+                Unpacked {
+                    codes,
+                    scale: [L::low_half(dm); 2],
+                    minus_min: [L::mul(L::high_half(dm), L::splat_f(-1.0)); 2],
+                },
+            );
         }
     }
 }

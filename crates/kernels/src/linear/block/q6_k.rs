@@ -1,7 +1,7 @@
 //! Q6_K: 210 bytes for 256 weights in 16 blocks of 16: 128 bytes of low nibbles, 64 bytes of high bit
 //! pairs, 16 signed 8-bit scales, `d` f16; zero at 32.
 
-use super::{BlockFormat, Unpacked, bytes, signed_byte};
+use super::{BlockFormat, Sink, Unpacked, bytes, signed_byte};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -12,10 +12,9 @@ impl BlockFormat for Q6K {
     const SUB: usize = 2;
     const MIN: bool = false;
     const ZERO: i32 = 32;
-    const WIDE: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first / 8 * 210;
         // SAFETY: as the caller promises.
         unsafe {
@@ -39,7 +38,7 @@ impl BlockFormat for Q6K {
                 }
                 for (i, codes) in codes.into_iter().enumerate() {
                     let j = 4 * half + i;
-                    emit(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], min: [d; 2] });
+                    sink.block(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], minus_min: [d; 2] });
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Q8_0: 34 bytes for 32 weights: `d` f16, 32 signed codes. Stored here as code + 128.
 
-use super::{BlockFormat, Unpacked, bytes};
+use super::{BlockFormat, Sink, Unpacked, bytes};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -11,17 +11,16 @@ impl BlockFormat for Q8_0 {
     const SUB: usize = 1;
     const MIN: bool = false;
     const ZERO: i32 = 128;
-    const WIDE: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, mut emit: impl FnMut(usize, Unpacked<L>)) {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, first: usize, sink: &mut impl Sink<L>) {
         let at = first * 34;
         // SAFETY: as the caller promises.
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let flip = L::splat(bytes(0x80));
             let codes = L::gather32(rows, at + 2).map(|q| L::xor(q, flip));
-            emit(0, Unpacked { codes, scale: [d; 2], min: [d; 2] });
+            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
         }
     }
 }
