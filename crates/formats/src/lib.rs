@@ -4,6 +4,7 @@ pub mod atomic_file;
 pub mod block;
 pub mod container;
 mod dtype;
+pub mod error;
 mod f16le;
 mod format;
 pub mod gguf;

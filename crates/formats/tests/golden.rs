@@ -2,6 +2,7 @@
 //!
 //! The golden files come from `golden/make.py`, which describes them; the inputs are computed here as there.
 
+use memwall_formats::error::ErrorStatistics;
 use memwall_formats::gguf::dtype_id;
 use memwall_formats::{Dtype, format};
 
@@ -169,9 +170,33 @@ fn the_noise_of_the_ramp_is_as_published() {
     {
         let mut y = vec![0f32; x.len()];
         format(dtype).decode(x.len(), &encoded(dtype, &x), &mut y).expect("decodes");
-        let signal: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
-        let noise: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
-        let db = 10.0 * (signal / noise).log10();
+        let db = ErrorStatistics::of(&x, &y).sqnr_db();
         assert!((db - published).abs() < 5.01e-4, "{dtype}: {db} dB, published {published}");
     }
+}
+
+/// The table of formats in the documentation says what the code says.
+#[test]
+fn the_documented_table_holds() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/crates/formats.md");
+    let page = std::fs::read_to_string(page).expect("the page of this crate");
+    let x: Vec<f32> = (0..1 << 18).map(|i| (0..12).map(|seed| uniform(seed, i)).sum::<f32>() * 0.01).collect();
+    let mut rows = 0;
+    for line in page.lines().filter(|l| l.ends_with("dB |")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        for (name, figure) in cells[1].split(", ").zip(cells[6].split(", ")) {
+            let dtype = Dtype::from_name(name).expect("a known format");
+            assert_eq!(
+                cells[2..5],
+                [dtype.block_len().to_string(), dtype.block_bytes().to_string(), dtype.bits_per_value().to_string()]
+            );
+            let mut y = vec![0f32; x.len()];
+            format(dtype).decode(x.len(), &encoded(dtype, &x), &mut y).expect("decodes");
+            let db = ErrorStatistics::of(&x, &y).sqnr_db();
+            let documented: f64 = figure.trim_end_matches(" dB").parse().expect("a figure");
+            assert!((db - documented).abs() < 0.2, "{dtype}: {db:.2} dB, documented {documented}");
+            rows += 1;
+        }
+    }
+    assert_eq!(rows, 10);
 }
