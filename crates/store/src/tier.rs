@@ -32,6 +32,8 @@ pub trait Tier: Send + Sync {
 
     /// The tensor's bytes, in place until the guard and its clones are dropped.
     ///
+    /// Asking may cost a system call (a mapped file is looked at again); a loop keeps the guards of weights that stay.
+    ///
     /// # Errors
     /// An unknown id; a file that is shorter than it was, changed or unreadable; a wrong checksum; a budget without room.
     fn get(&self, id: TensorId) -> Result<Guard, TierError>;

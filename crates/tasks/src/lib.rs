@@ -20,8 +20,8 @@ pub use data::{DataDir, DataError, DataSet};
 pub use draw::{distinct, weighted_order};
 pub use philox::Philox;
 pub use recall::{
-    CompositionalMqarConfig, ForgettingMqarConfig, LongFillerMqarConfig, MqarConfig, QueryPlaces, RecallConfig,
-    RecallData, RecallGenerator, RecallTask, StackedMqarConfig,
+    CompositionalMqarConfig, FIGURE_2, ForgettingMqarConfig, LongFillerMqarConfig, MqarConfig, QueryPlaces,
+    RecallConfig, RecallData, RecallGenerator, RecallTask, StackedMqarConfig,
 };
 pub use task::{ConfigError, IGNORE, Metric, Split, Task, TaskError, Tokens};
 pub use text::{Corpus, CorpusError, CorpusPart, Documents, Fractions, TextTask};

@@ -28,6 +28,8 @@ impl Check {
         self.that(examples > 0, "num_examples", examples, || "it must be at least 1".into())?;
         self.that(pairs > 0, "num_kv_pairs", pairs, || "it must be at least 1".into())?;
         self.that(time > 0 && time.is_multiple_of(2), "input_seq_len", time, || "it must be even and not 0".into())?;
+        let countable = i32::try_from(time).is_ok();
+        self.that(countable, "input_seq_len", time, || format!("it must not exceed {}", i32::MAX))?;
         let fits = i32::try_from(vocab).is_ok();
         self.that(fits, "vocab_size", vocab, || format!("ids must stay below {}", i32::MAX))
     }

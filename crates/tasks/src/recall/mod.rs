@@ -9,6 +9,7 @@ mod forgetting;
 mod layout;
 mod long_filler;
 mod mqar;
+mod published;
 mod recall_task;
 mod stacked;
 
@@ -16,6 +17,7 @@ pub use compositional::CompositionalMqarConfig;
 pub use forgetting::ForgettingMqarConfig;
 pub use long_filler::{LongFillerMqarConfig, QueryPlaces};
 pub use mqar::MqarConfig;
+pub use published::FIGURE_2;
 pub use recall_task::{RecallData, RecallTask};
 pub use stacked::StackedMqarConfig;
 

@@ -116,6 +116,18 @@ impl Corpus {
         documents: &Documents,
         fractions: Fractions,
         separator: Option<u32>,
+        encode: impl FnMut(&[u8]) -> Result<Vec<u32>, E>,
+    ) -> Result<Corpus, CorpusError> {
+        Corpus::read_pieces(files, documents, fractions, separator, usize::MAX, encode)
+    }
+
+    /// As [`Corpus::read`]; `encode` sees at most `most` bytes at once, cut anywhere.
+    fn read_pieces<E: Display>(
+        files: &[PathBuf],
+        documents: &Documents,
+        fractions: Fractions,
+        separator: Option<u32>,
+        most: usize,
         mut encode: impl FnMut(&[u8]) -> Result<Vec<u32>, E>,
     ) -> Result<Corpus, CorpusError> {
         let Fractions { validation, test } = fractions;
@@ -138,12 +150,14 @@ impl Corpus {
         let mut part = |pieces: Vec<Piece>| {
             let mut part = CorpusPart { ids: Ids::new(), ends: Vec::new(), bytes: 0, largest_id: 0 };
             for piece in pieces {
-                let encoded = encode(&texts[piece.file][piece.bytes.clone()]).map_err(|error| CorpusError::Encode {
-                    path: files[piece.file].clone(),
-                    offset: piece.bytes.start,
-                    message: error.to_string(),
-                })?;
-                part.push(&encoded)?;
+                for text in texts[piece.file][piece.bytes.clone()].chunks(most) {
+                    let encoded = encode(text).map_err(|error| CorpusError::Encode {
+                        path: files[piece.file].clone(),
+                        offset: piece.bytes.start,
+                        message: error.to_string(),
+                    })?;
+                    part.push(&encoded)?;
+                }
                 part.bytes += piece.bytes.len() as u64;
                 if piece.ends {
                     part.push(separator.as_slice())?;
@@ -163,7 +177,8 @@ impl Corpus {
     pub fn read_bytes(files: &[PathBuf], documents: &Documents, fractions: Fractions) -> Result<Corpus, CorpusError> {
         let separator = matches!(documents, Documents::SeparatedBy(_)).then_some(256);
         let encode = |text: &[u8]| Ok::<_, std::convert::Infallible>(text.iter().map(|&b| u32::from(b)).collect());
-        Corpus::read(files, documents, fractions, separator, encode)
+        // A byte is a token wherever it stands, so the wide ids of a whole document need never exist at once.
+        Corpus::read_pieces(files, documents, fractions, separator, 1 << 20, encode)
     }
 
     /// One part.
@@ -353,6 +368,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn bytes_are_the_same_in_any_pieces(text in "[a-c·é|€😀]{1,40}", most in 1usize..9) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("text");
+            std::fs::write(&path, &text).unwrap();
+            let documents = Documents::SeparatedBy("|".into());
+            let encode = |text: &[u8]| Ok::<_, String>(text.iter().map(|&b| u32::from(b)).collect());
+            let pieces = Corpus::read_pieces(
+                std::slice::from_ref(&path), &documents, Fractions::default(), Some(256), most, encode);
+            let whole = Corpus::read_bytes(&[path], &documents, Fractions::default());
+            match (pieces, whole) {
+                (Ok(pieces), Ok(whole)) => prop_assert_eq!(pieces, whole),
+                (pieces, whole) => prop_assert!(pieces.is_err() && whole.is_err()),
+            }
+        }
+
         #[test]
         fn every_byte_is_in_exactly_one_part_and_characters_stay_whole(
             texts in proptest::collection::vec("[a-c·é|€😀]{0,12}", 1..5), validation in 0.0..0.5, test in 0.0..0.49

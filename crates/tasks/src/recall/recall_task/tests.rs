@@ -225,6 +225,7 @@ fn what_cannot_be_is_refused_by_name() {
     refused(&long_filler(40, 64, 4, 40), "long_filler_mqar: num_filler_ids = 40: ");
     refused(&long_filler(40, 64, 4, 0), "long_filler_mqar: num_filler_ids = 0: ");
     refused(&long_filler(40, 64, 4, 33), "long_filler_mqar: num_kv_pairs = 4: ");
+    refused(&long_filler(40, usize::MAX - 1, 4, 20), "long_filler_mqar: input_seq_len = ");
     refused(&long_filler(40, 14, 4, 20), "long_filler_mqar: input_seq_len = 14: ");
     assert!(long_filler(40, 16, 4, 32).check().is_ok());
 
