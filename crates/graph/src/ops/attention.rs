@@ -28,7 +28,9 @@ impl Attention {
 fn check_heads(k: &Kernel, inputs: &[&Type]) -> Result<(), String> {
     let want = [(k.heads, k.key_width, "q"), (k.kv_heads, k.key_width, "k"), (k.kv_heads, k.value_width, "v")];
     for ((heads, width, name), ty) in want.into_iter().zip(inputs) {
-        let [_, h, w] = ty.shape.dims() else { return Err(format!("{name} is {}, [N, heads, width] is needed", ty.shape)) };
+        let [_, h, w] = ty.shape.dims() else {
+            return Err(format!("{name} is {}, [N, heads, width] is needed", ty.shape));
+        };
         if (h.known(), w.known()) != (Some(heads), Some(width)) {
             return Err(format!("{name} is {}, [N, {heads}, {width}] is needed", ty.shape));
         }
@@ -143,8 +145,6 @@ impl Op for AttentionBackward {
 
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
         let n = sizes.inputs[0].1.axis(0);
-        let sequences = sizes.inputs[3].1.elements() - 1;
-        real!(sizes.inputs[0].0.dtype, T => attention_backward_scratch::<T>(&self.kernel, n, n, sequences, threads))
+        real!(sizes.inputs[0].0.dtype, T => attention_backward_scratch::<T>(&self.kernel, n, threads))
     }
 }
-

@@ -40,7 +40,7 @@ impl Op for CacheWrite {
                 return Err(format!("row at slot {}, position {} of a cache with {slots} slots", row[0], row[1]));
             }
             let at = (slot * capacity + position % capacity) * row_bytes;
-            encoder.encode(x, &mut cache[at..at + row_bytes]).map_err(|e| e.to_string())?;
+            encoder.encode(width, x, &mut cache[at..at + row_bytes]).map_err(|e| e.to_string())?;
         }
         Ok(())
     }

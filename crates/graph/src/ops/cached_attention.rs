@@ -1,7 +1,9 @@
 //! Attention of a step's rows over a KV cache, of several sequences at once.
 
 use memwall_formats::Dtype;
-use memwall_kernels::attention::{Attention as Kernel, CacheView, attention_cached, attention_cached_scratch};
+use memwall_kernels::attention::{
+    Attention as Kernel, CacheRow, CacheView, attention_cached, attention_cached_scratch,
+};
 
 use crate::io::Io;
 use crate::op::{Cost, Gradient, NodeSizes, Op, Rows};
@@ -26,6 +28,11 @@ fn view<'a>(bytes: &'a [u8], dtype: Dtype, sizes: Sizes) -> CacheView<'a> {
     CacheView { dtype, bytes, seq_stride_bytes: sizes.axis(1) * row, row_stride_bytes: row, capacity: sizes.axis(1) }
 }
 
+/// Scratch bytes for the rows, a multiple of 64.
+fn row_bytes(rows: usize) -> usize {
+    (rows * size_of::<CacheRow>()).next_multiple_of(64)
+}
+
 impl Op for CachedAttention {
     fn name(&self) -> &'static str {
         "cached_attention"
@@ -39,7 +46,11 @@ impl Op for CachedAttention {
         }
         for (cache, width, name) in [(inputs[1], k.key_width, "keys"), (inputs[2], k.value_width, "values")] {
             if cache.shape.rank() != 3 || cache.shape.width() != Some(k.kv_heads * width) {
-                return Err(format!("the cache of {name} is {}, [slots, capacity, {}] is needed", cache.shape, k.kv_heads * width));
+                return Err(format!(
+                    "the cache of {name} is {}, [slots, capacity, {}] is needed",
+                    cache.shape,
+                    k.kv_heads * width
+                ));
             }
             if !CacheView::DTYPES.contains(&cache.dtype) {
                 return Err(format!("a cache of {} cannot be read; use F32, F16, BF16 or Q8_0", cache.dtype));
@@ -53,8 +64,17 @@ impl Op for CachedAttention {
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         let k = view(io.in_bytes(1), io.in_dtype(1), io.in_sizes(1));
         let v = view(io.in_bytes(2), io.in_dtype(2), io.in_sizes(2));
-        let rows = bytemuck::cast_slice(io.input::<i32>(3));
-        attention_cached(io.pool(), &self.kernel, io.input(0), rows, k, v, None, io.output(0), io.output(1), io.scratch());
+        let given = io.input::<i32>(3).chunks_exact(2);
+        let slots = io.in_sizes(1).axis(0);
+        let (head, scratch) = io.scratch().split_at_mut(row_bytes(given.len()));
+        let rows: &mut [CacheRow] = &mut bytemuck::cast_slice_mut(head)[..given.len()];
+        for (to, row) in rows.iter_mut().zip(given) {
+            if row[0] < 0 || row[1] < 0 || row[0] as usize >= slots {
+                return Err(format!("row at slot {}, position {} of a cache with {slots} slots", row[0], row[1]));
+            }
+            *to = CacheRow { sequence: row[0] as usize, position: row[1] as usize };
+        }
+        attention_cached(io.pool(), &self.kernel, io.input(0), rows, k, v, None, io.output(0), io.output(1), scratch);
         Ok(())
     }
 
@@ -75,6 +95,7 @@ impl Op for CachedAttention {
     }
 
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
-        attention_cached_scratch(&self.kernel, sizes.inputs[0].1.axis(0), sizes.inputs[1].1.axis(1), threads)
+        let n = sizes.inputs[0].1.axis(0);
+        row_bytes(n) + attention_cached_scratch(&self.kernel, n, sizes.inputs[1].1.axis(1), threads)
     }
 }

@@ -1,6 +1,8 @@
 //! y = x·Wᵀ for a weight in any storage format: the product that a model's memory goes through.
 
+use memwall_formats::Dtype;
 use memwall_kernels::gemm::{Compute, Gemm, gemm, gemm_scratch};
+use memwall_kernels::linear::{Weights, linear, linear_scratch};
 
 use crate::graph::{Graph, Value};
 use crate::io::Io;
@@ -8,6 +10,9 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::ops::matmul::MatMul;
 use crate::shape::Type;
 use crate::{GraphError, real};
+
+/// From this many rows on, f32 weights go through the packed product; the bits are the same.
+const PACKED_ROWS: usize = 8;
 
 /// y[.., N] = x[.., K] · W[N, K]ᵀ.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +22,10 @@ pub struct Linear {
 }
 
 impl Linear {
+    fn packed(&self, weight: Dtype, rows: usize) -> bool {
+        weight == Dtype::F64 || (weight == Dtype::F32 && (rows >= PACKED_ROWS || self.compute == Compute::Bf16))
+    }
+
     fn product(&self, m: usize, n: usize, k: usize) -> Gemm {
         Gemm { m, n, k, a_trans: false, b_trans: true, accumulate: false, compute: self.compute }
     }
@@ -33,7 +42,7 @@ impl Op for Linear {
         if x.shape.rank() == 0 || x.shape.dims().last() != Some(k) {
             return Err(format!("{} · {}ᵀ: the last axes must be equal", x.shape, w.shape));
         }
-        if x.dtype != w.dtype {
+        if (x.dtype == Dtype::F64) != (w.dtype == Dtype::F64) {
             return Err(format!("{} activations do not go with {} weights", x.dtype, w.dtype));
         }
         Ok(vec![Type { shape: x.shape.with_width(*n), dtype: x.dtype }])
@@ -42,8 +51,13 @@ impl Op for Linear {
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         let (x, w) = (io.in_sizes(0), io.in_sizes(1));
         let (m, n, k) = (x.rows(), w.axis(0), w.axis(1));
-        let g = self.product(m, n, k);
-        real!(io.out_dtype(0), T => gemm::<T>(io.pool(), g, io.input(0), io.input(1), io.output(0), io.scratch()));
+        if self.packed(io.in_dtype(1), m) {
+            let g = self.product(m, n, k);
+            real!(io.out_dtype(0), T => gemm::<T>(io.pool(), g, io.input(0), io.input(1), io.output(0), io.scratch()));
+        } else {
+            let w = Weights { dtype: io.in_dtype(1), bytes: io.in_bytes(1), n, k };
+            linear(io.pool(), w, io.input(0), m, io.output(0), io.scratch());
+        }
         Ok(())
     }
 
@@ -83,6 +97,11 @@ impl Op for Linear {
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
         let (m, w) = (sizes.inputs[0].1.rows(), &sizes.inputs[1]);
         let (n, k) = (w.1.axis(0), w.1.axis(1));
-        gemm_scratch(&self.product(m, n, k), sizes.outputs[0].0.dtype.block_bytes(), threads)
+        let product = gemm_scratch(&self.product(m, n, k), sizes.outputs[0].0.dtype.block_bytes(), threads);
+        match w.0.dtype {
+            Dtype::F64 => product,
+            Dtype::F32 => product.max(linear_scratch(Dtype::F32, m, n, k, threads)),
+            other => linear_scratch(other, m, n, k, threads),
+        }
     }
 }

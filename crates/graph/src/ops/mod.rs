@@ -1,11 +1,20 @@
 //! The built-in operators, one file each, and short functions that add them to a graph.
 
+pub mod attention;
+pub mod cache_write;
+pub mod cached_attention;
+pub mod cross_entropy;
+pub mod embedding;
 pub mod fill;
 pub mod linear;
 pub mod matmul;
+pub mod norm;
 pub mod pointwise;
+pub mod repeat_heads;
 pub mod reshape;
+pub mod rope;
 pub mod scan;
+pub mod select_rows;
 pub mod sum;
 
 use crate::GraphError;
@@ -51,6 +60,14 @@ pub fn mul(g: &mut Graph, a: Value, b: Value) -> Result<Value, GraphError> {
 /// If `x` is not of the graph's element type.
 pub fn scale(g: &mut Graph, x: Value, c: f64) -> Result<Value, GraphError> {
     unary(g, Unary::Scale(c), x)
+}
+
+/// Rows of heads [N, 1, W] repeated for `heads` heads: [N, heads, W].
+///
+/// # Errors
+/// If `x` is not [N, 1, W].
+pub fn repeat_heads(g: &mut Graph, x: Value, heads: usize) -> Result<Value, GraphError> {
+    g.push1(repeat_heads::RepeatHeads { heads }, &[x])
 }
 
 /// x under another shape of as many elements.

@@ -11,7 +11,8 @@ use crate::{Pool, Real};
 use std::ops::Range;
 
 /// Where a query row belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub struct CacheRow {
     /// Sequence of the cache.
     pub sequence: usize,

@@ -1,0 +1,62 @@
+//! Channel layers: what each token does by itself.
+
+use memwall_graph::ops::pointwise::Unary;
+use memwall_graph::{Graph, GraphError, Value, ops};
+
+use crate::config::{Activation, ChannelConfig};
+use crate::layers::linear;
+use crate::weights::WeightTypes;
+
+impl Activation {
+    fn function(self) -> Unary {
+        match self {
+            Activation::Silu => Unary::Silu,
+            Activation::Gelu => Unary::Gelu,
+            Activation::GeluErf => Unary::GeluErf,
+            Activation::Relu => Unary::Relu,
+        }
+    }
+}
+
+/// A per-token layer.
+pub trait Channel {
+    /// Adds the layer: `x` [N, D] in, [N, D] out; weights are named `name`.*.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    fn forward(&self, g: &mut Graph, types: &WeightTypes, name: &str, x: Value) -> Result<Value, GraphError>;
+
+    /// Parameters of the layer for models of width `d_model`; all of them serve every token.
+    fn parameters(&self, d_model: usize) -> usize;
+}
+
+impl Channel for ChannelConfig {
+    fn forward(&self, g: &mut Graph, types: &WeightTypes, name: &str, x: Value) -> Result<Value, GraphError> {
+        let d_model = g.shape(x).width().ok_or_else(|| g.refused("mlp", "a model has a fixed width"))?;
+        match *self {
+            ChannelConfig::None => Ok(x),
+            ChannelConfig::Glu { hidden, activation, bias } => {
+                let gate = linear(g, types, &format!("{name}.gate_proj"), x, hidden, bias)?;
+                let up = linear(g, types, &format!("{name}.up_proj"), x, hidden, bias)?;
+                let gate = ops::unary(g, activation.function(), gate)?;
+                let h = ops::mul(g, gate, up)?;
+                linear(g, types, &format!("{name}.down_proj"), h, d_model, bias)
+            }
+            ChannelConfig::Mlp { hidden, activation, bias } => {
+                let up = linear(g, types, &format!("{name}.up_proj"), x, hidden, bias)?;
+                let h = ops::unary(g, activation.function(), up)?;
+                linear(g, types, &format!("{name}.down_proj"), h, d_model, bias)
+            }
+        }
+    }
+
+    fn parameters(&self, d_model: usize) -> usize {
+        match *self {
+            ChannelConfig::None => 0,
+            ChannelConfig::Glu { hidden, bias, .. } => {
+                3 * hidden * d_model + usize::from(bias) * (2 * hidden + d_model)
+            }
+            ChannelConfig::Mlp { hidden, bias, .. } => 2 * hidden * d_model + usize::from(bias) * (hidden + d_model),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What a model is: its layers, widths and conventions, whatever checkpoint it came from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::mixers::attention::AttentionConfig;
+
+/// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Width D of the residual stream.
+    pub d_model: usize,
+    /// The most tokens of a sequence.
+    pub max_context: usize,
+    /// The blocks, first to last.
+    pub layers: Vec<LayerConfig>,
+    /// ε of every RMS norm.
+    #[serde(default = "default_eps")]
+    pub norm_eps: f64,
+    /// The head shares the embedding's weight.
+    #[serde(default)]
+    pub tie_embeddings: bool,
+    /// c · tanh(logits / c), if given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_softcap: Option<f64>,
+    /// Added learned positions (1 to `max_context`), as some recall tasks want.
+    #[serde(default)]
+    pub learned_positions: bool,
+}
+
+fn default_eps() -> f64 {
+    1e-5
+}
+
+/// One block: `x + mixer(norm(x))`, then `x + channel(norm(x))`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerConfig {
+    /// What moves information between tokens.
+    pub mixer: MixerConfig,
+    /// What each token does by itself.
+    #[serde(default)]
+    pub channel: ChannelConfig,
+}
+
+/// A token mixer by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum MixerConfig {
+    /// Softmax attention, with or without gate, window, norms of q and k, biases.
+    Attention(AttentionConfig),
+}
+
+/// A channel layer by name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ChannelConfig {
+    /// No channel layer.
+    #[default]
+    None,
+    /// down(act(gate(x)) · up(x)).
+    Glu {
+        /// Width of the hidden layer.
+        hidden: usize,
+        /// The activation of the gate.
+        #[serde(default)]
+        activation: Activation,
+        /// Biases on all three.
+        #[serde(default)]
+        bias: bool,
+    },
+    /// down(act(up(x))).
+    Mlp {
+        /// Width of the hidden layer.
+        hidden: usize,
+        /// The activation between.
+        #[serde(default)]
+        activation: Activation,
+        /// Biases on both.
+        #[serde(default)]
+        bias: bool,
+    },
+}
+
+/// A pointwise activation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// x σ(x).
+    #[default]
+    Silu,
+    /// x Φ(x), tanh approximation.
+    Gelu,
+    /// x Φ(x), error function.
+    GeluErf,
+    /// max(x, 0).
+    Relu,
+}
+
+/// Why a configuration is no model.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// The configuration's key, e.g. `layers.3.mixer.heads`.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl ConfigError {
+    /// An error at `key`.
+    pub fn at(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+        ConfigError { key: key.into(), problem: problem.into() }
+    }
+}
+
+impl ModelConfig {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the first key that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let positive = [("vocab_size", self.vocab_size), ("d_model", self.d_model), ("max_context", self.max_context)];
+        for (key, n) in positive {
+            if n == 0 {
+                return Err(ConfigError::at(key, "is 0, at least 1 is needed"));
+            }
+        }
+        if self.layers.is_empty() {
+            return Err(ConfigError::at("layers", "is empty, at least one layer is needed"));
+        }
+        if !(self.norm_eps >= 0.0 && self.norm_eps.is_finite()) {
+            return Err(ConfigError::at("norm_eps", format!("is {}, a number from 0 on is needed", self.norm_eps)));
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let key = format!("layers.{i}.mixer");
+            match &layer.mixer {
+                MixerConfig::Attention(a) => a.check(&key)?,
+            }
+            match layer.channel {
+                ChannelConfig::Glu { hidden: 0, .. } | ChannelConfig::Mlp { hidden: 0, .. } => {
+                    return Err(ConfigError::at(format!("layers.{i}.channel.hidden"), "is 0, at least 1 is needed"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

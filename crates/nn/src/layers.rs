@@ -1,0 +1,69 @@
+//! The small pieces that every layer is made of, under their checkpoint names.
+
+use memwall_formats::Dtype;
+use memwall_graph::ops::{self, embedding::Embedding, linear::Linear, norm::Norm};
+use memwall_graph::{Graph, GraphError, Value};
+
+use crate::weights::WeightTypes;
+
+/// x Wᵀ (+ b), the weight under `name.weight` [outputs, D], the bias under `name.bias`.
+///
+/// # Errors
+/// If an operator refuses its inputs.
+pub fn linear(
+    g: &mut Graph,
+    types: &WeightTypes,
+    name: &str,
+    x: Value,
+    outputs: usize,
+    bias: bool,
+) -> Result<Value, GraphError> {
+    let width = g.shape(x).width().ok_or_else(|| g.refused("linear", "its input has no fixed width"))?;
+    let weight_name = format!("{name}.weight");
+    let dtype = types.of(&weight_name, g.elem());
+    let w = g.weight(&weight_name, [outputs, width], dtype)?;
+    let y = g.push1(Linear { compute: g.compute() }, &[x, w])?;
+    if !bias {
+        return Ok(y);
+    }
+    let b = g.weight(&format!("{name}.bias"), [outputs], g.elem())?;
+    ops::add(g, y, b)
+}
+
+/// RMS norm over the last axis, its weight under `name.weight`.
+///
+/// # Errors
+/// If an operator refuses its inputs.
+pub fn rms_norm(g: &mut Graph, name: &str, x: Value, eps: f64) -> Result<Value, GraphError> {
+    let width = g.shape(x).width().ok_or_else(|| g.refused("norm", "its input has no fixed width"))?;
+    let w = g.weight(&format!("{name}.weight"), [width], g.elem())?;
+    g.push1(Norm::rms(width, eps), &[x, w])
+}
+
+/// Rows of the table under `name`, by token id.
+///
+/// # Errors
+/// If an operator refuses its inputs.
+pub fn embedding(
+    g: &mut Graph,
+    types: &WeightTypes,
+    name: &str,
+    ids: Value,
+    vocab: usize,
+    width: usize,
+) -> Result<Value, GraphError> {
+    let dtype = types.of(name, g.elem());
+    let table = g.weight(name, [vocab, width], dtype)?;
+    g.push1(Embedding { elem: g.elem() }, &[ids, table])
+}
+
+/// Logits x · tableᵀ with the embedding's own table.
+///
+/// # Errors
+/// If an operator refuses its inputs.
+pub fn tied_head(g: &mut Graph, types: &WeightTypes, name: &str, x: Value, vocab: usize) -> Result<Value, GraphError> {
+    let width = g.shape(x).width().ok_or_else(|| g.refused("linear", "its input has no fixed width"))?;
+    let dtype: Dtype = types.of(name, g.elem());
+    let table = g.weight(name, [vocab, width], dtype)?;
+    g.push1(Linear { compute: g.compute() }, &[x, table])
+}

@@ -1,0 +1,24 @@
+//! Layers and models as functions that build graphs; configurations and checkpoint names.
+//!
+//! A [`ModelConfig`] lists layers; `hidden` and `logits` add them to a graph, for training (whole
+//! packed sequences) or inference (rows that continue kept sequences), which [`Sequences`] tells apart.
+
+mod channels;
+mod checkpoint;
+mod config;
+mod layers;
+pub mod mixers;
+mod model;
+mod rope;
+mod sequences;
+mod weights;
+
+pub use channels::Channel;
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use config::{Activation, ChannelConfig, ConfigError, LayerConfig, MixerConfig, ModelConfig};
+pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOperation, GatePosition, Granularity};
+pub use mixers::{Form, Mixer};
+pub use model::EMBEDDING;
+pub use rope::{RopeConfig, RopeScaling};
+pub use sequences::{Kept, Sequences, policy};
+pub use weights::WeightTypes;

@@ -1,0 +1,44 @@
+//! Token mixers, one file each.
+
+pub mod attention;
+
+use memwall_graph::{Graph, GraphError, Value};
+
+use crate::sequences::Sequences;
+use crate::weights::WeightTypes;
+
+/// A way to compute a mixer; all that one declares agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// All positions at once.
+    Parallel,
+    /// Blocks of positions, with a state between them.
+    Chunked,
+    /// One position after the other, on a state.
+    Recurrent,
+}
+
+/// What moves information between the tokens of a sequence.
+pub trait Mixer {
+    /// Whether position t depends on positions up to t only.
+    fn causal(&self) -> bool;
+
+    /// The forms that this mixer has.
+    fn forms(&self) -> &'static [Form];
+
+    /// Adds the mixer to the graph: `x` [N, D] of packed sequences in, [N, D] out; weights are named `name`.*.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    fn forward(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        name: &str,
+        x: Value,
+        seqs: &Sequences,
+    ) -> Result<Value, GraphError>;
+
+    /// Bytes of state that a sequence of `tokens` tokens needs between steps.
+    fn state_bytes(&self, name: &str, tokens: usize, seqs: &Sequences) -> usize;
+}

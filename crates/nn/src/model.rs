@@ -1,0 +1,101 @@
+//! A decoder language model as a graph: embedding, blocks, norm, head.
+
+use memwall_graph::ops::pointwise::Unary;
+use memwall_graph::ops::select_rows::SelectRows;
+use memwall_graph::{Graph, GraphError, Value, ops};
+
+use crate::channels::Channel;
+use crate::config::{ChannelConfig, MixerConfig, ModelConfig};
+use crate::layers::{embedding, linear, rms_norm, tied_head};
+use crate::mixers::Mixer;
+use crate::sequences::Sequences;
+use crate::weights::WeightTypes;
+
+/// Name of the embedding table.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+
+impl MixerConfig {
+    /// The mixer, whatever its kind.
+    pub fn mixer(&self) -> &dyn Mixer {
+        match self {
+            MixerConfig::Attention(m) => m,
+        }
+    }
+
+    /// The name that checkpoints give this kind of layer.
+    pub fn name(&self) -> &'static str {
+        match self {
+            MixerConfig::Attention(_) => "self_attn",
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Adds the model up to its last norm: hidden states [N, D] of all rows. Each block is a segment.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn hidden(&self, g: &mut Graph, types: &WeightTypes, seqs: &Sequences) -> Result<Value, GraphError> {
+        let mut x = embedding(g, types, EMBEDDING, seqs.ids, self.vocab_size, self.d_model)?;
+        if self.learned_positions {
+            let name = "model.embed_positions.weight";
+            let positions = embedding(g, types, name, seqs.positions, self.max_context, self.d_model)?;
+            x = ops::add(g, x, positions)?;
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let name = format!("model.layers.{i}");
+            x = g.segment(|g| {
+                g.scope(format!("layers.{i}"), |g| {
+                    let h = rms_norm(g, &format!("{name}.input_layernorm"), x, self.norm_eps)?;
+                    let part = layer.mixer.name();
+                    let h =
+                        g.scope(part, |g| layer.mixer.mixer().forward(g, types, &format!("{name}.{part}"), h, seqs))?;
+                    let x = ops::add(g, x, h)?;
+                    if layer.channel == ChannelConfig::None {
+                        return Ok(x);
+                    }
+                    let h = rms_norm(g, &format!("{name}.post_attention_layernorm"), x, self.norm_eps)?;
+                    let h = g.scope("mlp", |g| layer.channel.forward(g, types, &format!("{name}.mlp"), h))?;
+                    ops::add(g, x, h)
+                })
+            })?;
+        }
+        rms_norm(g, "model.norm", x, self.norm_eps)
+    }
+
+    /// Adds the head: logits [M, V] of `hidden` [N, D], of the rows that `chosen` [M] names, or of all.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn logits(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        hidden: Value,
+        chosen: Option<Value>,
+    ) -> Result<Value, GraphError> {
+        g.scope("lm_head", |g| {
+            let x = match chosen {
+                Some(rows) => g.push1(SelectRows, &[hidden, rows])?,
+                None => hidden,
+            };
+            let y = if self.tie_embeddings {
+                tied_head(g, types, EMBEDDING, x, self.vocab_size)?
+            } else {
+                linear(g, types, "lm_head", x, self.vocab_size, false)?
+            };
+            match self.logit_softcap {
+                Some(c) => ops::unary(g, Unary::Softcap(c), y),
+                None => Ok(y),
+            }
+        })
+    }
+
+    /// Bytes of state that a sequence of `tokens` tokens needs between steps, over all layers.
+    pub fn state_bytes(&self, tokens: usize, seqs: &Sequences) -> usize {
+        let layers = self.layers.iter().enumerate();
+        layers
+            .map(|(i, l)| l.mixer.mixer().state_bytes(&format!("model.layers.{i}.{}", l.mixer.name()), tokens, seqs))
+            .sum()
+    }
+}
