@@ -10,6 +10,7 @@ pub mod cross_entropy;
 mod disjoint;
 pub mod embedding;
 pub mod gemm;
+pub mod gla;
 mod isa;
 #[cfg(test)]
 mod laws;
