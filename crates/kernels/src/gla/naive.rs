@@ -107,9 +107,8 @@ pub fn backward<T: Real>(
             let mut ds = d_final_state.map_or(zeros(kw * vw), |s| s[at..at + kw * vw].to_vec());
             for t in tokens.clone().rev() {
                 let (before, state) = (&states[t - tokens.start], &states[t - tokens.start + 1]);
-                let (row_q, row_k, row_v) = ((t * gla.heads + h) * kw, (t * gla.kv_heads + kh) * kw, {
-                    (t * gla.kv_heads + kh) * vw
-                });
+                let (row_q, row_k, row_v) =
+                    ((t * gla.heads + h) * kw, (t * gla.kv_heads + kh) * kw, { (t * gla.kv_heads + kh) * vw });
                 for c in 0..kw {
                     let a = decay(gla, g, t, kh, c);
                     let mut d_decay = T::ZERO;

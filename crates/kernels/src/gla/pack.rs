@@ -12,47 +12,74 @@ pub(super) struct Rows<P> {
     pub width: usize,
 }
 
-/// Copies rows into [pieces of `n` columns, tokens, n], zeros beyond the width.
+/// Copies rows into [tiles of `lanes` columns, tokens, lanes], zeros beyond the width, and asks for
+/// the rows `ahead` tokens on: heads lie apart, and the processor does not guess so far.
 ///
 /// # Safety
-/// `from` describes readable rows and `to` has room for all pieces.
+/// `from` describes readable rows and `to` has room for all tiles; `lanes` is whole vectors.
 #[inline(always)]
-pub(super) unsafe fn split<E: Real>(from: Rows<*const E>, n: usize, to: *mut E) {
-    for piece in 0..from.width.div_ceil(n) {
-        let width = n.min(from.width - piece * n);
-        for t in 0..from.tokens {
-            // SAFETY: the caller's sizes.
-            unsafe {
-                let source = from.at.add(t * from.stride + piece * n);
-                let target = to.add((piece * from.tokens + t) * n);
-                std::ptr::copy_nonoverlapping(source, target, width);
-                if width < n {
-                    std::slice::from_raw_parts_mut(target.add(width), n - width).fill(E::ZERO);
+pub(super) unsafe fn split<S: Simd>(s: S, from: Rows<*const S::E>, lanes: usize, ahead: isize, to: *mut S::E) {
+    for t in 0..from.tokens {
+        for tile in 0..from.width.div_ceil(lanes) {
+            for lane in (0..lanes).step_by(S::LANES) {
+                let column = tile * lanes + lane;
+                let width = from.width.saturating_sub(column).min(S::LANES);
+                // SAFETY: the caller's sizes.
+                unsafe {
+                    let source = from.at.add(t * from.stride + column.min(from.width));
+                    prefetch(source.wrapping_offset(ahead * from.stride as isize));
+                    let row = std::slice::from_raw_parts(source, width);
+                    s.store_ptr(s.load_any(row), to.add((tile * from.tokens + t) * lanes + lane));
                 }
             }
         }
     }
 }
 
+/// Asks for rows that will be written.
+#[inline(always)]
+pub(super) fn expect<E>(rows: Rows<*mut E>) {
+    for t in 0..rows.tokens {
+        for column in (0..rows.width).step_by(LINE / size_of::<E>()) {
+            prefetch(rows.at.wrapping_add(t * rows.stride + column).cast_const());
+        }
+    }
+}
+
+#[inline(always)]
+fn prefetch<T>(x: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is harmless, and its instruction is in every x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(x.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// The way back from [`split`]; adds to what is there if `add`.
 ///
 /// # Safety
-/// `to` describes writable rows and `from` holds all their pieces.
+/// `to` describes writable rows and `from` holds all their tiles.
 #[inline(always)]
-pub(super) unsafe fn join<E: Real>(from: *const E, n: usize, to: Rows<*mut E>, add: bool) {
-    for piece in 0..to.width.div_ceil(n) {
-        let width = n.min(to.width - piece * n);
-        for t in 0..to.tokens {
-            // SAFETY: the caller's sizes.
-            unsafe {
-                let source = from.add((piece * to.tokens + t) * n);
-                let target = to.at.add(t * to.stride + piece * n);
-                if add {
-                    for i in 0..width {
-                        *target.add(i) += *source.add(i);
+pub(super) unsafe fn join<S: Simd>(s: S, from: *const S::E, lanes: usize, to: Rows<*mut S::E>, add: bool) {
+    for t in 0..to.tokens {
+        for tile in 0..to.width.div_ceil(lanes) {
+            for lane in (0..lanes.min(to.width - tile * lanes)).step_by(S::LANES) {
+                let column = tile * lanes + lane;
+                let width = (to.width - column).min(S::LANES);
+                // SAFETY: the caller's sizes.
+                unsafe {
+                    let target = std::slice::from_raw_parts_mut(to.at.add(t * to.stride + column), width);
+                    let mut x = s.load_ptr(from.add((tile * to.tokens + t) * lanes + lane));
+                    if add {
+                        x = s.load_any(target) + x;
                     }
-                } else {
-                    std::ptr::copy_nonoverlapping(source, target, width);
+                    s.store_any(x, target);
                 }
             }
         }

@@ -8,7 +8,7 @@
 //! A sequence given in pieces, alone or beside others, on any number of threads gives the same
 //! bits: inference uses this form.
 
-use super::pack::{Matrix, exp, join, read_state, scale, split, spread, write_state};
+use super::pack::{Matrix, exp, expect, join, read_state, scale, split, spread, write_state};
 use super::sweep::{Block, Decay, TOKENS, VECTORS, sweep};
 use super::{Backward, Forward, GateKind, Inputs};
 use crate::simd::{Kernel, Simd};
@@ -22,14 +22,18 @@ const KEYS: usize = 32;
 const fn slab<S: Simd>() -> usize {
     if S::LANES == MAX_LANES { 8 } else { 4 }
 }
-/// Every row count of a register tile divides this.
-const SLAB: usize = 8;
+/// How far ahead in time operands are asked for: a block.
+const AHEAD: isize = TOKENS as isize;
+/// Elements between tokens of packed rows: whole vectors, each a whole number of slabs.
+const fn row_stride<S: Simd>(width: usize) -> usize {
+    width.next_multiple_of(S::LANES)
+}
 /// Lanes of the widest vector, to whose multiples buffers are rounded.
 const MAX_LANES: usize = 16;
 
 /// Elements of scratch that a task needs, plus vectors for the alignment of each buffer.
 pub(super) fn scratch_elements(key_width: usize, value_width: usize) -> usize {
-    let (k, v) = (key_width.next_multiple_of(SLAB), value_width.next_multiple_of(SLAB));
+    let (k, v) = (key_width.next_multiple_of(MAX_LANES), value_width.next_multiple_of(MAX_LANES));
     let values = (2 * TOKENS + VALUES) * k + TOKENS * k.max(VALUES) + 2 * TOKENS * VALUES;
     let keys = (2 * TOKENS + KEYS) * v + 5 * TOKENS * KEYS;
     values.max(keys) + 8 * MAX_LANES
@@ -103,35 +107,44 @@ unsafe fn forward_task<S: Simd, const R: usize>(
 ) {
     let x = &f.x;
     let (k, width) = (x.key_width, VALUES.min(x.value_width - first_value));
-    let (slabs, lanes) = (k.div_ceil(R), VECTORS * S::LANES);
+    let (slabs, lanes, stride) = (k.div_ceil(R), VECTORS * S::LANES, row_stride::<S>(k));
     let (padded, tiles) = (slabs * R, width.div_ceil(lanes));
     // SAFETY: the scratch has `scratch_elements` for each worker, the tensors the stated shapes.
     unsafe {
         let mut carve = Carve::new(f.scratch, f.scratch_elements, worker);
-        let add_rows = carve.take(TOKENS * padded);
-        let read_rows = carve.take(TOKENS * padded);
-        let decay = carve.take(TOKENS * padded.max(tiles * lanes));
+        let add_rows = carve.take(TOKENS * stride);
+        let read_rows = carve.take(TOKENS * stride);
+        let decay = carve.take(TOKENS * stride.max(tiles * lanes));
         let add_lanes = carve.take(TOKENS * tiles * lanes);
         let out = carve.take(TOKENS * tiles * lanes);
         let state = carve.take(padded * tiles * lanes);
         let first = x.state(sequence, head) + first_value;
-        let matrix = Matrix { at: f.initial_state, rows: k, columns: width, row_stride: x.value_width, column_stride: 1 };
+        let matrix =
+            Matrix { at: f.initial_state, rows: k, columns: width, row_stride: x.value_width, column_stride: 1 };
         let initial = if f.initial_state.is_null() { f.initial_state } else { f.initial_state.add(first) };
         read_state(Matrix { at: initial, ..matrix }, padded, lanes, state);
         let (start, end) = x.range(sequence);
         for at in (start..end).step_by(TOKENS) {
             let tokens = TOKENS.min(end - at);
-            split(x.key_rows(x.k, at, tokens, x.kv_head(head)), R, add_rows);
-            split(x.query_rows(x.q, at, tokens, head), R, read_rows);
-            scale(s, read_rows, tokens * padded, x.scale);
-            split(x.value_rows(x.v, at, tokens, x.kv_head(head)).columns(first_value, width), lanes, add_lanes);
-            let how = decay_by_rows::<S, R>(s, x, at, tokens, head, tiles, decay);
-            sweep::<S, R, false>(s, 
-                &Block { tokens, slabs, tiles, add_rows, add_lanes, read_rows, decay, out, state },
+            let o = x.output_rows(f.o, at, tokens, head).columns_mut(first_value, width);
+            expect(o);
+            split(s, x.key_rows(x.k, at, tokens, x.kv_head(head)), stride, AHEAD, add_rows);
+            split(s, x.query_rows(x.q, at, tokens, head), stride, AHEAD, read_rows);
+            scale(s, read_rows, tokens * stride, x.scale);
+            split(
+                s,
+                x.value_rows(x.v, at, tokens, x.kv_head(head)).columns(first_value, width),
+                lanes,
+                AHEAD,
+                add_lanes,
+            );
+            let how = decay_by_rows(s, x, at, tokens, head, tiles, AHEAD, decay);
+            sweep::<S, R, false>(
+                s,
+                &Block { tokens, slabs, tiles, stride, add_rows, add_lanes, read_rows, decay, out, state },
                 how,
             );
-            let o = x.output_rows(f.o, at, tokens, head).columns_mut(first_value, width);
-            join(out, lanes, o, false);
+            join(s, out, lanes, o, false);
         }
         let last = Matrix {
             at: f.final_state.add(first),
@@ -149,23 +162,25 @@ unsafe fn forward_task<S: Simd, const R: usize>(
 /// # Safety
 /// The worker's scratch and what the task writes are its own.
 #[inline(always)]
-unsafe fn decay_by_rows<S: Simd, const R: usize>(
+unsafe fn decay_by_rows<S: Simd>(
     s: S,
     x: &Inputs<S::E>,
     at: usize,
     tokens: usize,
     head: usize,
     tiles: usize,
+    ahead: isize,
     to: *mut S::E,
 ) -> Decay {
     // SAFETY: the caller's sizes.
     unsafe {
         match x.gate {
             GateKind::None => Decay::None,
-            GateKind::Head => decay_by_lanes(s, x, at, tokens, head, 0, tiles * VECTORS * S::LANES, to),
+            GateKind::Head => decay_by_lanes(s, x, at, tokens, head, 0, tiles * VECTORS * S::LANES, ahead, to),
             GateKind::Channel => {
-                split(x.key_rows(x.g, at, tokens, x.kv_head(head)), R, to);
-                exp(s, to, tokens * x.key_width.next_multiple_of(R));
+                let stride = row_stride::<S>(x.key_width);
+                split(s, x.key_rows(x.g, at, tokens, x.kv_head(head)), stride, ahead, to);
+                exp(s, to, tokens * stride);
                 Decay::Rows
             }
         }
@@ -185,6 +200,7 @@ unsafe fn decay_by_lanes<S: Simd>(
     head: usize,
     first: usize,
     width: usize,
+    ahead: isize,
     to: *mut S::E,
 ) -> Decay {
     let (head, lanes) = (x.kv_head(head), VECTORS * S::LANES);
@@ -194,7 +210,7 @@ unsafe fn decay_by_lanes<S: Simd>(
         match x.gate {
             GateKind::None => return Decay::None,
             GateKind::Head => spread(x.g.add(at * x.kv_heads + head), x.kv_heads, tokens, tiles, lanes, to),
-            GateKind::Channel => split(x.key_rows(x.g, at, tokens, head).columns(first, width), lanes, to),
+            GateKind::Channel => split(s, x.key_rows(x.g, at, tokens, head).columns(first, width), lanes, ahead, to),
         }
         exp(s, to, tokens * tiles * lanes);
     }
@@ -276,7 +292,7 @@ unsafe fn keys_task<S: Simd, const R: usize>(
 ) {
     let x = &b.x;
     let (v, width) = (x.value_width, KEYS.min(x.key_width - first));
-    let (slabs, lanes) = (v.div_ceil(R), VECTORS * S::LANES);
+    let (slabs, lanes, stride) = (v.div_ceil(R), VECTORS * S::LANES, row_stride::<S>(v));
     let (padded, tiles) = (slabs * R, width.div_ceil(lanes));
     let kv_head = x.kv_head(head);
     // The first head of a group writes, the others add.
@@ -284,8 +300,8 @@ unsafe fn keys_task<S: Simd, const R: usize>(
     // SAFETY: the scratch has `scratch_elements` for each worker, the tensors the stated shapes.
     unsafe {
         let mut carve = Carve::new(b.scratch, b.scratch_elements, worker);
-        let values = carve.take(TOKENS * padded);
-        let d_o = carve.take(TOKENS * padded);
+        let values = carve.take(TOKENS * stride);
+        let d_o = carve.take(TOKENS * stride);
         let key_lanes = carve.take(TOKENS * tiles * lanes);
         let query_lanes = carve.take(TOKENS * tiles * lanes);
         let decay = carve.take(TOKENS * tiles * lanes);
@@ -299,14 +315,17 @@ unsafe fn keys_task<S: Simd, const R: usize>(
         read_state(Matrix { at: offset(b.initial_state), ..matrix }, padded, lanes, state);
         for at in (start..end).step_by(TOKENS) {
             let tokens = TOKENS.min(end - at);
-            split(x.value_rows(x.v, at, tokens, kv_head), R, values);
-            split(x.output_rows(b.d_o, at, tokens, head), R, d_o);
-            split(x.key_rows(x.k, at, tokens, kv_head).columns(first, width), lanes, key_lanes);
-            let how = decay_by_lanes(s, x, at, tokens, head, first, width, decay);
+            split(s, x.value_rows(x.v, at, tokens, kv_head), stride, AHEAD, values);
+            split(s, x.output_rows(b.d_o, at, tokens, head), stride, AHEAD, d_o);
+            split(s, x.key_rows(x.k, at, tokens, kv_head).columns(first, width), lanes, AHEAD, key_lanes);
+            let how = decay_by_lanes(s, x, at, tokens, head, first, width, AHEAD, decay);
+            let dq = x.query_rows(b.dq, at, tokens, head).columns_mut(first, width);
+            expect(dq);
             let block = Block {
                 tokens,
                 slabs,
                 tiles,
+                stride,
                 add_rows: values,
                 add_lanes: key_lanes,
                 read_rows: d_o,
@@ -316,18 +335,21 @@ unsafe fn keys_task<S: Simd, const R: usize>(
             };
             sweep::<S, R, false>(s, &block, how);
             scale(s, out, tokens * tiles * lanes, x.scale);
-            join(out, lanes, x.query_rows(b.dq, at, tokens, head).columns_mut(first, width), false);
+            join(s, out, lanes, dq, false);
         }
 
-        // The sum behind dg runs over the whole sequence: in f64, or its rounding would grow with T.
-        let mut sum = [0.0f64; KEYS];
         let final_gradient = Matrix { at: offset(b.d_final_state), ..matrix };
+        let mut gate = GateSum::new(s);
         if !final_gradient.at.is_null() {
+            let mut sum = [S::E::ZERO; KEYS];
             for (c, sum) in sum[..width].iter_mut().enumerate() {
                 for row in 0..v {
-                    let s = *state.add((c / lanes * padded + row) * lanes + c % lanes);
-                    *sum += s.f64() * (*final_gradient.at.add(row + c * v)).f64();
+                    let element = *state.add((c / lanes * padded + row) * lanes + c % lanes);
+                    *sum += element * *final_gradient.at.add(row + c * v);
                 }
+            }
+            for (i, sum) in sum.chunks_exact(S::LANES).enumerate() {
+                gate.sum[i] = s.load(sum);
             }
         }
         read_state(final_gradient, padded, lanes, state);
@@ -335,15 +357,18 @@ unsafe fn keys_task<S: Simd, const R: usize>(
         for block in (0..blocks).rev() {
             let at = start + block * TOKENS;
             let tokens = TOKENS.min(end - at);
-            split(x.value_rows(x.v, at, tokens, kv_head), R, values);
-            split(x.output_rows(b.d_o, at, tokens, head), R, d_o);
-            split(x.query_rows(x.q, at, tokens, head).columns(first, width), lanes, query_lanes);
+            split(s, x.value_rows(x.v, at, tokens, kv_head), stride, -AHEAD, values);
+            split(s, x.output_rows(b.d_o, at, tokens, head), stride, -AHEAD, d_o);
+            split(s, x.query_rows(x.q, at, tokens, head).columns(first, width), lanes, -AHEAD, query_lanes);
             scale(s, query_lanes, tokens * tiles * lanes, x.scale);
-            let how = decay_by_lanes(s, x, at, tokens, head, first, width, decay);
+            let how = decay_by_lanes(s, x, at, tokens, head, first, width, -AHEAD, decay);
+            let dk = x.key_rows(b.dk, at, tokens, kv_head).columns_mut(first, width);
+            expect(dk);
             let block = Block {
                 tokens,
                 slabs,
                 tiles,
+                stride,
                 add_rows: d_o,
                 add_lanes: query_lanes,
                 read_rows: values,
@@ -353,33 +378,93 @@ unsafe fn keys_task<S: Simd, const R: usize>(
             };
             sweep::<S, R, true>(s, &block, how);
             if x.gate != GateKind::None {
-                for t in (0..tokens).rev() {
-                    let row = |p: *const S::E, heads, head| p.add(((at + t) * heads + head) * x.key_width + first);
-                    let (q, dq) = (row(x.q, x.heads, head), row(b.dq, x.heads, head));
+                let rows = KeyRows { at, tokens, head, first, width };
+                gate.add(s, b, &rows, out, add);
+            }
+            join(s, out, lanes, dk, add);
+        }
+        if !b.d_initial_state.is_null() {
+            let to = Matrix {
+                at: b.d_initial_state.add(at_state),
+                rows: v,
+                columns: width,
+                row_stride: 1,
+                column_stride: v,
+            };
+            write_state(state, padded, lanes, to);
+        }
+    }
+}
+
+/// Which keys of which tokens.
+struct KeyRows {
+    at: usize,
+    tokens: usize,
+    head: usize,
+    first: usize,
+    width: usize,
+}
+
+/// The sum behind dg. It runs over the whole sequence and its terms nearly cancel: Kahan's
+/// compensation keeps its rounding from growing with T.
+struct GateSum<V> {
+    sum: [V; KEYS / MIN_LANES],
+    lost: [V; KEYS / MIN_LANES],
+}
+
+/// Lanes of the narrowest vector.
+const MIN_LANES: usize = 8;
+
+impl<V: Copy> GateSum<V> {
+    #[inline(always)]
+    fn new<S: Simd<V = V>>(s: S) -> Self {
+        GateSum { sum: [s.zero(); KEYS / MIN_LANES], lost: [s.zero(); KEYS / MIN_LANES] }
+    }
+
+    /// Adds q ⊙ dq − k ⊙ dk of each token, the last first, and writes (or adds) dg after each.
+    ///
+    /// # Safety
+    /// `dk` holds the tokens' tiles; dq is written; the rows of dg are the task's own.
+    #[inline(always)]
+    unsafe fn add<S: Simd<V = V>>(&mut self, s: S, b: &Backward<S::E>, rows: &KeyRows, dk: *const S::E, add: bool)
+    where
+        V: crate::simd::Vector,
+    {
+        let (x, lanes) = (&b.x, VECTORS * S::LANES);
+        let kv_head = x.kv_head(rows.head);
+        for t in (0..rows.tokens).rev() {
+            let token = rows.at + t;
+            let mut total = S::E::ZERO;
+            for column in (0..rows.width).step_by(S::LANES) {
+                let i = column / S::LANES;
+                let width = S::LANES.min(rows.width - column);
+                // SAFETY: the caller's.
+                unsafe {
+                    let row = |p: *const S::E, heads: usize, head: usize| {
+                        let at = (token * heads + head) * x.key_width + rows.first + column;
+                        s.load_any(std::slice::from_raw_parts(p.add(at), width))
+                    };
+                    let (q, dq) = (row(x.q, x.heads, rows.head), row(b.dq, x.heads, rows.head));
                     let k = row(x.k, x.kv_heads, kv_head);
-                    for (c, sum) in sum[..width].iter_mut().enumerate() {
-                        let dk = *out.add((c / lanes * tokens + t) * lanes + c % lanes);
-                        *sum += ((*q.add(c)) * *dq.add(c) - *k.add(c) * dk).f64();
-                    }
-                    let token = (at + t) * x.kv_heads + kv_head;
+                    let dk = s.load_ptr(dk.add((column / lanes * rows.tokens + t) * lanes + column % lanes));
+                    let term = s.fma(q, dq, -(k * dk)) - self.lost[i];
+                    let sum = self.sum[i] + term;
+                    self.lost[i] = (sum - self.sum[i]) - term;
+                    self.sum[i] = sum;
                     if x.gate == GateKind::Head {
-                        let total = S::E::of(sum[..width].iter().sum());
-                        let dg = &mut *b.dg.add(token);
-                        *dg = if add || first > 0 { *dg + total } else { total };
+                        total += s.sum(sum);
                     } else {
-                        for (c, sum) in sum[..width].iter().enumerate() {
-                            let dg = &mut *b.dg.add(token * x.key_width + first + c);
-                            *dg = if add { *dg + S::E::of(*sum) } else { S::E::of(*sum) };
-                        }
+                        let at = (token * x.kv_heads + kv_head) * x.key_width + rows.first + column;
+                        let dg = std::slice::from_raw_parts_mut(b.dg.add(at), width);
+                        s.store_any(if add { s.load_any(dg) + sum } else { sum }, dg);
                     }
                 }
             }
-            join(out, lanes, x.key_rows(b.dk, at, tokens, kv_head).columns_mut(first, width), add);
-        }
-        if !b.d_initial_state.is_null() {
-            let to =
-                Matrix { at: b.d_initial_state.add(at_state), rows: v, columns: width, row_stride: 1, column_stride: v };
-            write_state(state, padded, lanes, to);
+            if x.gate == GateKind::Head {
+                // SAFETY: the caller's.
+                let dg = unsafe { &mut *b.dg.add(token * x.kv_heads + kv_head) };
+                *dg = if add || rows.first > 0 { *dg + total } else { total };
+            }
         }
     }
 }
@@ -399,21 +484,24 @@ unsafe fn values_task<S: Simd, const R: usize>(
 ) {
     let x = &b.x;
     let (k, width) = (x.key_width, VALUES.min(x.value_width - first));
-    let (slabs, lanes) = (k.div_ceil(R), VECTORS * S::LANES);
+    let (slabs, lanes, stride) = (k.div_ceil(R), VECTORS * S::LANES, row_stride::<S>(k));
     let (padded, tiles) = (slabs * R, width.div_ceil(lanes));
     let kv_head = x.kv_head(head);
     let add = !head.is_multiple_of(x.heads / x.kv_heads);
     // SAFETY: the scratch has `scratch_elements` for each worker, the tensors the stated shapes.
     unsafe {
         let mut carve = Carve::new(b.scratch, b.scratch_elements, worker);
-        let add_rows = carve.take(TOKENS * padded);
-        let read_rows = carve.take(TOKENS * padded);
-        let decay = carve.take(TOKENS * padded.max(tiles * lanes));
+        let add_rows = carve.take(TOKENS * stride);
+        let read_rows = carve.take(TOKENS * stride);
+        let decay = carve.take(TOKENS * stride.max(tiles * lanes));
         let add_lanes = carve.take(TOKENS * tiles * lanes);
         let out = carve.take(TOKENS * tiles * lanes);
         let state = carve.take(padded * tiles * lanes);
-        let final_gradient =
-            if b.d_final_state.is_null() { b.d_final_state } else { b.d_final_state.add(x.state(sequence, head) + first) };
+        let final_gradient = if b.d_final_state.is_null() {
+            b.d_final_state
+        } else {
+            b.d_final_state.add(x.state(sequence, head) + first)
+        };
         let matrix =
             Matrix { at: final_gradient, rows: k, columns: width, row_stride: x.value_width, column_stride: 1 };
         read_state(matrix, padded, lanes, state);
@@ -421,16 +509,19 @@ unsafe fn values_task<S: Simd, const R: usize>(
         for block in (0..(end - start).div_ceil(TOKENS)).rev() {
             let at = start + block * TOKENS;
             let tokens = TOKENS.min(end - at);
-            split(x.query_rows(x.q, at, tokens, head), R, add_rows);
-            scale(s, add_rows, tokens * padded, x.scale);
-            split(x.key_rows(x.k, at, tokens, kv_head), R, read_rows);
-            split(x.output_rows(b.d_o, at, tokens, head).columns(first, width), lanes, add_lanes);
-            let how = decay_by_rows::<S, R>(s, x, at, tokens, head, tiles, decay);
-            sweep::<S, R, true>(s, 
-                &Block { tokens, slabs, tiles, add_rows, add_lanes, read_rows, decay, out, state },
+            split(s, x.query_rows(x.q, at, tokens, head), stride, -AHEAD, add_rows);
+            scale(s, add_rows, tokens * stride, x.scale);
+            split(s, x.key_rows(x.k, at, tokens, kv_head), stride, -AHEAD, read_rows);
+            split(s, x.output_rows(b.d_o, at, tokens, head).columns(first, width), lanes, -AHEAD, add_lanes);
+            let how = decay_by_rows(s, x, at, tokens, head, tiles, -AHEAD, decay);
+            let dv = x.value_rows(b.dv, at, tokens, kv_head).columns_mut(first, width);
+            expect(dv);
+            sweep::<S, R, true>(
+                s,
+                &Block { tokens, slabs, tiles, stride, add_rows, add_lanes, read_rows, decay, out, state },
                 how,
             );
-            join(out, lanes, x.value_rows(b.dv, at, tokens, kv_head).columns_mut(first, width), add);
+            join(s, out, lanes, dv, add);
         }
     }
 }

@@ -153,9 +153,8 @@ impl<T: Real> Step<'_, T> {
             }
         }
         // SAFETY: this row's output of this head.
-        let o = unsafe {
-            std::slice::from_raw_parts_mut(self.o.add((row * self.gla.heads + head) * width + first), lanes)
-        };
+        let o =
+            unsafe { std::slice::from_raw_parts_mut(self.o.add((row * self.gla.heads + head) * width + first), lanes) };
         for (j, sum) in sum.into_iter().enumerate() {
             s.store_any(sum, &mut o[part(j)]);
         }

@@ -31,8 +31,8 @@ pub(super) enum Decay {
     Lanes,
 }
 
-/// The operands of a block of tokens, packed; rows are padded with zeros to slabs of `R`, lanes to
-/// tiles of `VECTORS` vectors.
+/// The operands of a block of tokens, packed; rows are padded with zeros to a stride that is whole
+/// slabs of `R`, lanes to tiles of `VECTORS` vectors.
 pub(super) struct Block<E> {
     /// Tokens in the block, at most [`TOKENS`].
     pub tokens: usize,
@@ -40,13 +40,15 @@ pub(super) struct Block<E> {
     pub slabs: usize,
     /// Tiles of lanes.
     pub tiles: usize,
-    /// Row factor of the outer product, [slabs, tokens, R].
+    /// Elements between two tokens of rows.
+    pub stride: usize,
+    /// Row factor of the outer product, [tokens, stride].
     pub add_rows: *const E,
     /// Lane factor of the outer product, [tiles, tokens, lanes of a tile].
     pub add_lanes: *const E,
-    /// What reads the state, [slabs, tokens, R].
+    /// What reads the state, [tokens, stride].
     pub read_rows: *const E,
-    /// Decay: [slabs, tokens, R] or [tiles, tokens, lanes of a tile].
+    /// Decay: [tokens, stride] or [tiles, tokens, lanes of a tile].
     pub decay: *const E,
     /// The result, [tiles, tokens, lanes of a tile].
     pub out: *mut E,
@@ -63,11 +65,12 @@ pub(super) unsafe fn sweep<S: Simd, const R: usize, const BACKWARD: bool>(s: S, 
     let lanes = VECTORS * S::LANES;
     for tile in 0..b.tiles {
         for slab in 0..b.slabs {
-            let (rows, columns) = (slab * b.tokens * R, tile * b.tokens * lanes);
+            let (rows, columns) = (slab * R, tile * b.tokens * lanes);
             // SAFETY: every offset stays inside the sizes stated at `Block`.
             unsafe {
                 let at = Tile {
                     tokens: b.tokens,
+                    stride: b.stride,
                     first: slab == 0,
                     add_rows: b.add_rows.add(rows),
                     add_lanes: b.add_lanes.add(columns),
@@ -91,6 +94,7 @@ const LANES: u8 = 2;
 
 struct Tile<E> {
     tokens: usize,
+    stride: usize,
     first: bool,
     add_rows: *const E,
     add_lanes: *const E,
@@ -120,7 +124,7 @@ impl<E: crate::Real> Tile<E> {
             }
             for step in 0..self.tokens {
                 let t = if BACKWARD { self.tokens - 1 - step } else { step };
-                let (x, z) = (self.add_rows.add(t * R), self.read_rows.add(t * R));
+                let (x, z) = (self.add_rows.add(t * self.stride), self.read_rows.add(t * self.stride));
                 let out = self.out.add(t * lanes);
                 let mut y = [zero; VECTORS];
                 let mut a = [zero; VECTORS];
@@ -137,7 +141,7 @@ impl<E: crate::Real> Tile<E> {
                 for (r, row) in state.iter_mut().enumerate() {
                     let (x, z) = (s.splat(*x.add(r)), s.splat(*z.add(r)));
                     if DECAY == ROWS {
-                        a = [s.splat(*decay.add(t * R + r)); VECTORS];
+                        a = [s.splat(*decay.add(t * self.stride + r)); VECTORS];
                     }
                     for i in 0..VECTORS {
                         let mut element = row[i];
