@@ -21,6 +21,7 @@
 //! arXiv 2312.06635, sections 4 and C.
 
 mod check;
+mod chunked;
 pub mod naive;
 mod pack;
 mod recurrent;
@@ -289,24 +290,43 @@ fn scratch_bytes<T>(elements: usize, threads: usize) -> usize {
 }
 
 /// Elements of scratch of a thread, a multiple of the alignment.
-fn forward_elements(gla: &Gla, form: Form, longest: usize) -> usize {
-    let _ = (form, longest);
-    recurrent::scratch_elements(gla.key_width, gla.value_width).next_multiple_of(ALIGNMENT)
+fn forward_elements<T: Real>(gla: &Gla, form: Form, longest: usize) -> usize {
+    let elements = match form {
+        Form::Recurrent => recurrent::scratch_elements(gla.key_width, gla.value_width),
+        Form::Chunked | Form::Parallel => {
+            chunked::forward_elements::<T>(gla, chunked::chunk_tokens(gla, form, longest))
+        }
+    };
+    elements.next_multiple_of(ALIGNMENT)
 }
 
-fn backward_elements(gla: &Gla, form: Form, longest: usize) -> usize {
-    let _ = (form, longest);
-    recurrent::scratch_elements(gla.key_width, gla.value_width).next_multiple_of(ALIGNMENT)
+fn backward_elements<T: Real>(gla: &Gla, form: Form, longest: usize) -> usize {
+    let elements = match form {
+        Form::Recurrent => recurrent::scratch_elements(gla.key_width, gla.value_width),
+        Form::Chunked | Form::Parallel => {
+            chunked::backward_elements::<T>(gla, chunked::chunk_tokens(gla, form, longest), longest)
+        }
+    };
+    elements.next_multiple_of(ALIGNMENT)
+}
+
+/// The state at element `at`, if there are states.
+///
+/// # Safety
+/// `states` is null or has `size` elements from `at` on, for as long as they are used.
+unsafe fn state_of<'a, T>(states: *const T, at: usize, size: usize) -> Option<&'a [T]> {
+    // SAFETY: the caller's.
+    (!states.is_null()).then(|| unsafe { std::slice::from_raw_parts(states.add(at), size) })
 }
 
 /// Bytes of scratch for [`gla_forward`] on `threads` threads, the longest sequence having `longest` tokens.
 pub fn gla_scratch<T: Real>(gla: &Gla, form: Form, longest: usize, threads: usize) -> usize {
-    scratch_bytes::<T>(forward_elements(gla, form, longest), threads)
+    scratch_bytes::<T>(forward_elements::<T>(gla, form, longest), threads)
 }
 
 /// Bytes of scratch for [`gla_backward`] on `threads` threads, the longest sequence having `longest` tokens.
 pub fn gla_backward_scratch<T: Real>(gla: &Gla, form: Form, longest: usize, threads: usize) -> usize {
-    scratch_bytes::<T>(backward_elements(gla, form, longest), threads)
+    scratch_bytes::<T>(backward_elements::<T>(gla, form, longest), threads)
 }
 
 fn longest(cu: &[i32]) -> usize {
@@ -337,7 +357,7 @@ pub fn gla_forward<T: Real>(
     assert_eq!(o.len(), tokens * gla.heads * gla.value_width, "gla: o is [N, H, V]");
     assert_eq!(final_state.len(), state, "gla: final_state is [B, H, K, V]");
     assert!(initial_state.is_none_or(|s| s.len() == state), "gla: initial_state is [B, H, K, V]");
-    let scratch_elements = forward_elements(gla, form, longest(cu));
+    let scratch_elements = forward_elements::<T>(gla, form, longest(cu));
     let f = Forward {
         x,
         initial_state: initial_state.map_or(std::ptr::null(), <[T]>::as_ptr),
@@ -347,7 +367,10 @@ pub fn gla_forward<T: Real>(
         scratch_elements,
     };
     match form {
-        Form::Recurrent | Form::Chunked | Form::Parallel => recurrent::forward(pool, &f),
+        Form::Recurrent => recurrent::forward(pool, &f),
+        Form::Chunked | Form::Parallel => {
+            chunked::forward(pool, gla, &f, chunked::chunk_tokens(gla, form, longest(cu)))
+        }
     }
 }
 
@@ -388,7 +411,7 @@ pub fn gla_backward<T: Real>(
     assert!(initial_state.is_none_or(|s| s.len() == state), "gla: initial_state is [B, H, K, V]");
     assert!(d_final_state.is_none_or(|s| s.len() == state), "gla: d_final_state is [B, H, K, V]");
     assert!(d_initial_state.as_ref().is_none_or(|s| s.len() == state), "gla: d_initial_state is [B, H, K, V]");
-    let scratch_elements = backward_elements(gla, form, longest(cu));
+    let scratch_elements = backward_elements::<T>(gla, form, longest(cu));
     let b = Backward {
         x,
         initial_state: initial_state.map_or(std::ptr::null(), <[T]>::as_ptr),
@@ -403,6 +426,9 @@ pub fn gla_backward<T: Real>(
         scratch_elements,
     };
     match form {
-        Form::Recurrent | Form::Chunked | Form::Parallel => recurrent::backward(pool, &b),
+        Form::Recurrent => recurrent::backward(pool, &b),
+        Form::Chunked | Form::Parallel => {
+            chunked::backward(pool, gla, &b, chunked::chunk_tokens(gla, form, longest(cu)))
+        }
     }
 }
