@@ -5,7 +5,9 @@
 //! length of that reduction and on the instruction set only, never on how many rows, columns,
 //! threads or splits the call has. Scratch memory is passed in; no kernel allocates.
 
+pub mod adamw;
 pub mod attention;
+pub mod cast;
 pub mod cross_entropy;
 mod disjoint;
 pub mod embedding;
@@ -24,6 +26,7 @@ mod rows;
 mod simd;
 pub mod softmax;
 pub mod sum;
+pub mod transpose;
 
 pub use isa::{Isa, isa};
 pub use pool::Pool;
