@@ -8,6 +8,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod cast;
+pub mod conv1d;
 pub mod cross_entropy;
 mod disjoint;
 pub mod embedding;

@@ -60,11 +60,15 @@ map! {
 }
 map! {
     /// x → d/dx x σ(x) = σ(x) (1 + x (1 − σ(x))).
-    silu_derivative, |s, x| {
-        let one = s.splat(T::ONE);
-        let y = s.sigmoid(x);
-        y * s.fma(x, one - y, one)
-    }
+    silu_derivative, |s, x| silu_slope(s, x)
+}
+
+/// d/dx x σ(x) of each lane.
+#[inline(always)]
+pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(S::E::ONE);
+    let y = s.sigmoid(x);
+    y * s.fma(x, one - y, one)
 }
 map! {
     /// x → x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).

@@ -1,6 +1,7 @@
 //! Sums over rows and over the last axis, in a fixed order.
 
 use crate::disjoint::Disjoint;
+use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};
 
 /// Columns that one task sums: a power of two that fills whole cache lines.
@@ -50,6 +51,49 @@ pub fn sum_last<T: Real>(pool: &Pool, x: &[T], y: &mut [T]) {
     });
 }
 
+/// Elements of a partial sum of [`sum_of_squares`].
+const BLOCK: usize = 1 << 14;
+
+/// Partial sums that [`sum_of_squares`] needs for `n` elements.
+pub fn sum_of_squares_scratch(n: usize) -> usize {
+    n.div_ceil(BLOCK)
+}
+
+/// Σ x² in f64: sixteen sums over each block, their sum, then blocks in ascending order.
+///
+/// # Panics
+/// If `partial` is shorter than [`sum_of_squares_scratch`] says.
+pub fn sum_of_squares<T: Real>(pool: &Pool, x: &[T], partial: &mut [f64]) -> f64 {
+    let blocks = sum_of_squares_scratch(x.len());
+    let partial = &mut partial[..blocks];
+    {
+        let parts = Disjoint::new(partial);
+        pool.run(blocks, |task, _| {
+            let x = &x[task * BLOCK..((task + 1) * BLOCK).min(x.len())];
+            // SAFETY: each task has a sum of its own.
+            let sum = unsafe { parts.part(task..task + 1) };
+            sum[0] = T::dispatch(Squares(x));
+        });
+    }
+    partial.iter().sum()
+}
+
+struct Squares<'a, T>(&'a [T]);
+
+impl<T: Real> Kernel<T> for Squares<'_, T> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<S: Simd<E = T>>(self, _s: S) -> f64 {
+        let mut sums = [0.0; 16];
+        for x in self.0.chunks(16) {
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum += x.f64() * x.f64();
+            }
+        }
+        sums.iter().sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +113,18 @@ mod tests {
             for r in 0..rows {
                 assert_eq!(along[r], x[r * n..(r + 1) * n].iter().fold(0.0, |s, x| s + x));
             }
+        }
+    }
+
+    #[test]
+    fn squares_are_summed_in_f64_for_any_number_of_threads() {
+        for n in [0, 1, 15, 16_384, 100_001] {
+            let x: Vec<f32> = (0..n).map(|i| ((i * 7919) % 1000) as f32 * 1e17).collect();
+            let expected: f64 = x.iter().map(|&x| x as f64 * x as f64).sum();
+            let mut partial = vec![0.0; sum_of_squares_scratch(n)];
+            let sum = sum_of_squares(&Pool::new(1), &x, &mut partial);
+            assert!((sum - expected).abs() <= 1e-12 * expected);
+            assert_eq!(sum_of_squares(&Pool::new(3), &x, &mut partial), sum);
         }
     }
 }
