@@ -95,6 +95,83 @@ pub fn conv1d<T: Real>(
     });
 }
 
+/// One row each of several sequences: y [N, D] from x [N, D] and kept states [slots, W - 1, D], moved on.
+///
+/// Row i belongs to the sequence whose state is in `slots[i]`; rows of one slot follow each other in order.
+/// The bits are those of [`conv1d`].
+///
+/// # Panics
+/// If a length does not fit or a slot is not in `states`.
+pub fn conv1d_step<T: Real>(
+    pool: &Pool,
+    conv: &Conv1d,
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    slots: &[i32],
+    states: &mut [T],
+    y: &mut [T],
+) {
+    conv.check(x, weight, bias, &[0, slots.len() as i32]);
+    expect_len("y", y.len(), x.len());
+    let len = conv.state_len();
+    if let Some(bad) = slots.iter().find(|&&slot| slot < 0 || (slot as usize + 1) * len > states.len()) {
+        panic!("state slot {bad} of {}", states.len().checked_div(len).unwrap_or(0));
+    }
+    let (states, y) = (Disjoint::new(states), Disjoint::new(y));
+    for_columns(pool, conv.channels, |columns| {
+        T::dispatch(Step { conv, x, weight, bias, slots, columns, states, y });
+    });
+}
+
+struct Step<'a, T> {
+    conv: &'a Conv1d,
+    x: &'a [T],
+    weight: &'a [T],
+    bias: Option<&'a [T]>,
+    slots: &'a [i32],
+    columns: Range<usize>,
+    states: Disjoint<'a, T>,
+    y: Disjoint<'a, T>,
+}
+
+impl<T: Real> Kernel<T> for Step<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E = T>>(self, s: S) {
+        let Step { conv, x, weight, bias, slots, columns, states, y } = self;
+        let (width, before) = (conv.channels, conv.taps - 1);
+        for column in columns.clone().step_by(S::LANES) {
+            let columns = column..(column + S::LANES).min(columns.end);
+            let taps = taps(s, weight, conv.taps, columns.clone());
+            let bias = bias.map_or(s.zero(), |b| s.load_any(&b[columns.clone()]));
+            for (row, &slot) in slots.iter().enumerate() {
+                // SAFETY: each task has columns of its own.
+                let part = |i: usize| unsafe {
+                    let start = slot as usize * conv.state_len() + i * width;
+                    states.part(start + columns.start..start + columns.end)
+                };
+                let x = s.load_any(&x[row * width..][columns.clone()]);
+                let mut sum = bias;
+                for (i, &tap) in taps.iter().enumerate().take(before) {
+                    let u = s.load_any(part(i));
+                    sum = s.fma(tap, u, sum);
+                    if i > 0 {
+                        s.store_any(u, part(i - 1));
+                    }
+                }
+                sum = s.fma(taps[before], x, sum);
+                if before > 0 {
+                    s.store_any(x, part(before - 1));
+                }
+                // SAFETY: each task has columns of its own.
+                let y = unsafe { y.part(row * width + columns.start..row * width + columns.end) };
+                s.store_any(if conv.silu { sum * s.sigmoid(sum) } else { sum }, y);
+            }
+        }
+    }
+}
+
 /// Gradients of [`conv1d`], each if asked for: dx [N, D], dw [D, W], db [D], d_initial [S, W - 1, D],
 /// from dy [N, D] and the gradient of the final state [S, W - 1, D].
 ///
@@ -510,6 +587,32 @@ mod tests {
             let (second, end) = part(cut..len, between).forward(2);
             prop_assert_eq!([first, second].concat(), y);
             prop_assert_eq!(end, last);
+        }
+
+        #[test]
+        fn steps_on_kept_states_give_the_bits_of_one_run(
+            channels in 1usize..100, taps in 1usize..9, silu: bool, a in 0usize..20, b in 0usize..20,
+        ) {
+            let packed = case::<f32>(channels, taps, silu, &[a as i32, b as i32]);
+            let (y, last) = packed.forward(1);
+            // The sequences' rows in turn, then what is left of the longer one; a is in slot 2, b in 0.
+            let rows: Vec<(usize, i32)> = (0..a.max(b))
+                .flat_map(|t| [(t < a).then_some((t, 2)), (t < b).then_some((a + t, 0))])
+                .flatten()
+                .collect();
+            let slots: Vec<i32> = rows.iter().map(|r| r.1).collect();
+            let x: Vec<f32> = rows.iter().flat_map(|r| packed.x[r.0 * channels..][..channels].to_vec()).collect();
+            let len = packed.conv.state_len();
+            let mut states = [&packed.state[len..], &vec![7.0; len], &packed.state[..len]].concat();
+            let mut stepped = vec![0.0; x.len()];
+            let Case { conv, weight, bias, .. } = &packed;
+            conv1d_step(&Pool::new(2), conv, &x, weight, Some(bias), &slots, &mut states, &mut stepped);
+            for (row, stepped) in rows.iter().zip(stepped.chunks_exact(channels)) {
+                prop_assert_eq!(stepped, &y[row.0 * channels..][..channels]);
+            }
+            prop_assert_eq!(&states[2 * len..], &last[..len]);
+            prop_assert_eq!(&states[..len], &last[len..]);
+            prop_assert!(states[len..2 * len].iter().all(|&x| x == 7.0));
         }
 
         #[test]

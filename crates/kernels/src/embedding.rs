@@ -7,11 +7,12 @@ use crate::{Pool, Real};
 /// y[i] = table[ids[i]], for a table [vocab, width] and y [ids, width].
 ///
 /// # Panics
-/// If an id is not below vocab, or a length does not fit.
-pub fn embedding<T: Real>(pool: &Pool, width: usize, table: &[T], ids: &[u32], y: &mut [T]) {
+/// If an id is not in 0 .. vocab, or a length does not fit.
+pub fn embedding<T: Real>(pool: &Pool, width: usize, table: &[T], ids: &[i32], y: &mut [T]) {
     rows_of("table", table.len(), width);
     expect_len("y", y.len(), ids.len() * width);
     let y = Disjoint::new(y);
+    check_ids(ids, table.len(), width);
     for_rows(pool, ids.len(), width, |rows| {
         // SAFETY: rows of tasks do not overlap.
         let y = unsafe { y.part(rows.start * width..rows.end * width) };
@@ -21,13 +22,21 @@ pub fn embedding<T: Real>(pool: &Pool, width: usize, table: &[T], ids: &[u32], y
     });
 }
 
+fn check_ids(ids: &[i32], table: usize, width: usize) {
+    let vocab = table.checked_div(width).unwrap_or(0);
+    if let Some(bad) = ids.iter().find(|&&id| id < 0 || id as usize >= vocab) {
+        panic!("token id {bad} in a table of {vocab}");
+    }
+}
+
 /// Adds dy[i] to d_table[ids[i]], i ascending: the order of a row's sum depends on its own tokens only.
 ///
 /// # Panics
-/// If an id is not below vocab, or a length does not fit.
-pub fn embedding_backward<T: Real>(pool: &Pool, width: usize, ids: &[u32], dy: &[T], d_table: &mut [T]) {
+/// If an id is not in 0 .. vocab, or a length does not fit.
+pub fn embedding_backward<T: Real>(pool: &Pool, width: usize, ids: &[i32], dy: &[T], d_table: &mut [T]) {
     rows_of("d_table", d_table.len(), width);
     expect_len("dy", dy.len(), ids.len() * width);
+    check_ids(ids, d_table.len(), width);
     let d_table = Disjoint::new(d_table);
     for_columns(pool, width, |columns| {
         for (&id, dy) in ids.iter().zip(dy.chunks_exact(width)) {
@@ -72,7 +81,7 @@ mod tests {
     #[test]
     fn a_row_of_the_gradient_depends_on_its_own_tokens_only() {
         let width = 200;
-        let ids: Vec<u32> = (0..300).map(|i| (i * i % 17) as u32).collect();
+        let ids: Vec<i32> = (0..300).map(|i| i * i % 17).collect();
         let dy = values::<f32>(ids.len() * width, 3);
         let mut whole = vec![0.0; 17 * width];
         embedding_backward(&Pool::new(1), width, &ids, &dy, &mut whole);
@@ -81,7 +90,7 @@ mod tests {
             embedding_backward(&Pool::new(threads), width, &ids, &dy, &mut again);
             assert!(again == whole);
         }
-        for id in 0..17u32 {
+        for id in 0..17i32 {
             let own: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] == id).collect();
             let their_dy: Vec<f32> = own.iter().flat_map(|&i| dy[i * width..][..width].to_vec()).collect();
             let mut alone = vec![0.0; 17 * width];

@@ -95,9 +95,9 @@ mod tests {
         let x = values::<T>(batch * rows * columns, 1);
         let mut y = vec![T::ZERO; x.len()];
         transpose(&pool, batch, rows, columns, &x, &mut y);
-        for i in 0..x.len() {
+        for (i, &x) in x.iter().enumerate() {
             let (matrix, row, column) = (i / (rows * columns), i / columns % rows, i % columns);
-            assert_eq!(y[(matrix * columns + column) * rows + row], x[i]);
+            assert_eq!(y[(matrix * columns + column) * rows + row], x);
         }
         let x = values::<T>(batch * rows * columns * width, 2);
         let (mut y, mut back) = (vec![T::ZERO; x.len()], vec![T::ZERO; x.len()]);
