@@ -275,8 +275,8 @@ fn gradients_equal_finite_differences_to_1e_6() {
         [(GateKind::Channel, 16.0), (GateKind::Channel, 0.3), (GateKind::Head, 1.0), (GateKind::None, 1.0)]
     {
         let case = Case::<f64>::new(small(2, 1, 5, 3), gate, &[19, 2], tau);
-        let tensors: [fn(&mut Case<f64>) -> &mut Vec<f64>; 5] =
-            [|c| &mut c.q, |c| &mut c.k, |c| &mut c.v, |c| &mut c.g, |c| &mut c.initial_state];
+        type Tensor = fn(&mut Case<f64>) -> &mut Vec<f64>;
+        let tensors: [Tensor; 5] = [|c| &mut c.q, |c| &mut c.k, |c| &mut c.v, |c| &mut c.g, |c| &mut c.initial_state];
         let gradients = FORMS.map(|form| case.backward(form, 1));
         for (i, tensor) in tensors.iter().enumerate() {
             let n = tensor(&mut case.clone()).len();
