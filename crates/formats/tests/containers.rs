@@ -1,16 +1,13 @@
 //! What the container formats promise: what is written is read back, other readers agree, and no damage panics.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use memwall_formats::{
     Container, ContainerFormat, Dtype, FileError,
     gguf::{self, Array, GgmlType, Metadata, TensorPlan, Value},
     llama2c, safetensors as st,
 };
+use memwall_testdata::data;
 use proptest::prelude::*;
 
 fn plan(name: &str, dtype: Dtype, shape: &[usize]) -> TensorPlan {
@@ -568,14 +565,6 @@ fn every_known_size_only_type_has_whole_blocks() {
     }
 }
 
-fn data(folder: &str) -> Option<PathBuf> {
-    let Some(root) = std::env::var_os("MEMWALL_DATA") else {
-        eprintln!("skipped: MEMWALL_DATA is not set; it should name the folder of the shared data sets");
-        return None;
-    };
-    Some(Path::new(&root).join(folder))
-}
-
 #[test]
 fn published_vocabularies_are_read() {
     let Some(folder) = data("tokenizers") else { return };
@@ -594,13 +583,13 @@ fn published_vocabularies_are_read() {
 
 #[test]
 fn published_weights_are_read() {
-    let Some(folder) = data("") else { return };
-    let gru = Container::open(folder.join("models-gru-tinystories/puregru-f32.safetensors")).unwrap();
+    let Some(gru) = data("models-gru-tinystories/puregru-f32.safetensors") else { return };
+    let gru = Container::open(gru).unwrap();
     assert_eq!(gru.tensors().iter().map(|t| t.elements()).sum::<usize>(), 211_147);
-    let ttm = Container::open(folder.join("models-ttm")).unwrap();
+    let ttm = Container::open(data("models-ttm").unwrap()).unwrap();
     assert!(!ttm.tensors().is_empty());
     for (name, layers, kv_heads) in [("stories260K-restored.bin", 5, 4), ("aidreams260K.bin", 4, 4)] {
-        let model = Container::open(folder.join("models-llama2c").join(name)).unwrap();
+        let model = Container::open(data("models-llama2c").unwrap().join(name)).unwrap();
         assert_eq!(model.metadata().require::<u32>("llama.block_count").unwrap(), layers);
         assert_eq!(model.metadata().require::<u32>("llama.attention.head_count_kv").unwrap(), kv_heads);
         // A trained norm's gains are near one: a wrong offset would land in some matrix instead.

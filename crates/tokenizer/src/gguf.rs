@@ -24,7 +24,8 @@ const PRE: &str = "tokenizer.ggml.pre";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Tokens that end a turn or a text in known vocabularies, for files that name only one of them as EOS.
-pub(crate) const END_NAMES: &[&str] = &[
+const END_NAMES: &[&str] = &[
+    "</s>",
     "<|eot_id|>",
     "<|eom_id|>",
     "<|im_end|>",
@@ -37,6 +38,22 @@ pub(crate) const END_NAMES: &[&str] = &[
     "<|eot|>",
     "<EOT>",
     "<｜end▁of▁sentence｜>",
+];
+
+/// Tokens for filling in the middle, which some files call user-defined; as structure they are not read out of a text.
+const FILL_NAMES: &[&str] = &[
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+    "<|fim_middle|>",
+    "<fim_prefix>",
+    "<fim_suffix>",
+    "<fim_middle>",
+    "<fim-prefix>",
+    "<fim-suffix>",
+    "<fim-middle>",
+    "<｜fim▁begin｜>",
+    "<｜fim▁hole｜>",
+    "<｜fim▁end｜>",
 ];
 
 impl Tokenizer {
@@ -111,8 +128,9 @@ fn finish(
     model: Model,
     roles: Roles,
 ) -> Result<Tokenizer, TokenizerError> {
-    for &end in &roles.ends {
-        vocabulary.set_control(end);
+    let fills: Vec<u32> = named(&vocabulary, FILL_NAMES).collect();
+    for &id in roles.ends.iter().chain(&fills) {
+        vocabulary.set_control(id);
     }
     let strips_right = if is_phi3(metadata)? { strips_right_in_phi3(&vocabulary) } else { Vec::new() };
     let specials = Specials::new(&vocabulary, strips_right).map_err(|problem| metadata.wrong(TOKENS, problem))?;
@@ -205,9 +223,13 @@ fn ends(metadata: &Metadata, vocabulary: &Vocabulary, eos: Option<u32>) -> Resul
 
 /// Special tokens whose name is that of an end in known vocabularies.
 pub(crate) fn ends_by_name(vocabulary: &Vocabulary) -> impl Iterator<Item = u32> {
+    named(vocabulary, END_NAMES)
+}
+
+fn named(vocabulary: &Vocabulary, names: &'static [&'static str]) -> impl Iterator<Item = u32> {
     vocabulary
         .of_kinds(&[TokenKind::Control, TokenKind::UserDefined])
-        .filter(|(_, bytes)| END_NAMES.iter().any(|name| name.as_bytes() == *bytes))
+        .filter(|(_, bytes)| names.iter().any(|name| name.as_bytes() == *bytes))
         .map(|(id, _)| id)
 }
 

@@ -1,22 +1,11 @@
 //! Vocabularies of published models give the ids that were published with them. Needs the shared data sets
 //! (`MEMWALL_DATA`); the tests say so and pass without.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::Path, time::Instant};
 
 use memwall_formats::Container;
+use memwall_testdata::data;
 use memwall_tokenizer::{Message, StreamDecoder, Tokenizer};
-
-fn data(path: &str) -> Option<PathBuf> {
-    let Some(root) = std::env::var_os("MEMWALL_DATA") else {
-        eprintln!("skipped: MEMWALL_DATA is not set; it should name the folder of the shared data sets");
-        return None;
-    };
-    Some(Path::new(&root).join(path))
-}
 
 fn open(folder: &Path, name: &str) -> Tokenizer {
     Tokenizer::open(folder.join(format!("ggml-vocab-{name}.gguf"))).unwrap()
@@ -144,7 +133,7 @@ fn files_say_what_begins_and_ends_a_text() {
     assert_eq!(ends("bert-bge", "Hello"), (vec![101], vec![102]));
     let phi3 = open(&folder, "phi-3");
     let end_names: Vec<_> = phi3.ends().iter().map(|&id| phi3.token_bytes(id).unwrap().into_owned()).collect();
-    assert_eq!(end_names, [b"<|endoftext|>".to_vec(), b"<|end|>".to_vec()]);
+    assert_eq!(end_names, [b"</s>".to_vec(), b"<|endoftext|>".to_vec(), b"<|end|>".to_vec()]);
 }
 
 #[test]

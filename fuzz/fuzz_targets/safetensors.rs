@@ -1,0 +1,15 @@
+//! Any bytes read as safetensors give a header whose tensors lie in them, or an error.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(header) = memwall_formats::safetensors::parse(Path::new("fuzz.safetensors"), bytes) {
+        for tensor in &header.tensors {
+            assert!(tensor.offset + tensor.bytes <= bytes.len() as u64);
+            assert_eq!(tensor.elements() * tensor.dtype.block_bytes(), tensor.bytes as usize);
+        }
+    }
+});

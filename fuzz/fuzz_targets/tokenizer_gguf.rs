@@ -1,0 +1,16 @@
+//! Any GGUF keys give a tokenizer that encodes what it can and decodes its own ids, or an error.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use memwall_tokenizer::Tokenizer;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(header) = memwall_formats::gguf::parse(Path::new("fuzz.gguf"), bytes)
+        && let Ok(tokenizer) = Tokenizer::from_gguf(&header.metadata)
+        && let Ok(ids) = tokenizer.encode("a bé <s> ab", true, true)
+    {
+        tokenizer.decode(&ids, true).expect("the ids are its own");
+    }
+});

@@ -1,0 +1,90 @@
+//! Writes small valid files into `seeds/TARGET/`, from which the fuzzer starts.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use memwall_formats::{
+    Dtype,
+    gguf::{self, Metadata, TensorPlan},
+    safetensors,
+};
+
+fn main() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
+    let folder = |name: &str| {
+        fs::create_dir_all(seeds.join(name)).expect("the folder can be made");
+        seeds.join(name)
+    };
+    let tensors = vec![
+        TensorPlan { name: "token_embd.weight".into(), dtype: Dtype::Q8_0, shape: vec![2, 32] },
+        TensorPlan { name: "norm".into(), dtype: Dtype::F32, shape: vec![3] },
+    ];
+    let mut metadata = Metadata::new("");
+    metadata.insert("general.architecture", "llama");
+    metadata.insert("general.alignment", 32u32);
+    metadata.insert("numbers", vec![1u16, 2]);
+    metadata.insert("scale", 0.5f64);
+    metadata.insert("flags", vec![true, false]);
+    write_gguf(&folder("gguf").join("model.gguf"), &metadata, tensors);
+
+    let mut bpe = Metadata::new("");
+    bpe.insert("tokenizer.ggml.model", "gpt2");
+    bpe.insert("tokenizer.ggml.pre", "gpt-2");
+    bpe.insert("tokenizer.ggml.tokens", ["a", "b", "Ġ", "ab", "<s>"].map(String::from).to_vec());
+    bpe.insert("tokenizer.ggml.token_type", vec![1, 1, 1, 1, 3i32]);
+    bpe.insert("tokenizer.ggml.merges", vec!["a b".to_string()]);
+    bpe.insert("tokenizer.ggml.bos_token_id", 4u32);
+    bpe.insert("tokenizer.ggml.add_bos_token", true);
+    bpe.insert("tokenizer.chat_template", "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}");
+    write_gguf(&folder("tokenizer_gguf").join("bpe.gguf"), &bpe, Vec::new());
+
+    let mut spm = Metadata::new("");
+    spm.insert("tokenizer.ggml.model", "llama");
+    spm.insert("tokenizer.ggml.tokens", ["<unk>", "<s>", "</s>", "<0x61>", "▁", "a", "▁a"].map(String::from).to_vec());
+    spm.insert("tokenizer.ggml.scores", vec![0f32, 0.0, 0.0, 0.0, -1.0, -2.0, -3.0]);
+    spm.insert("tokenizer.ggml.token_type", vec![2, 3, 3, 6, 1, 1, 1i32]);
+    write_gguf(&folder("tokenizer_gguf").join("sentencepiece.gguf"), &spm, Vec::new());
+
+    let mut wpm = Metadata::new("");
+    wpm.insert("tokenizer.ggml.model", "bert");
+    wpm.insert("tokenizer.ggml.tokens", ["[CLS]", "[SEP]", "[UNK]", "▁a", "b"].map(String::from).to_vec());
+    wpm.insert("tokenizer.ggml.cls_token_id", 0u32);
+    wpm.insert("tokenizer.ggml.seperator_token_id", 1u32);
+    wpm.insert("tokenizer.ggml.unknown_token_id", 2u32);
+    write_gguf(&folder("tokenizer_gguf").join("wordpiece.gguf"), &wpm, Vec::new());
+
+    let scalars = [
+        TensorPlan { name: "w".into(), dtype: Dtype::F32, shape: vec![2, 2] },
+        TensorPlan { name: "b".into(), dtype: Dtype::BF16, shape: vec![2] },
+    ];
+    let path = folder("safetensors").join("model.safetensors");
+    let about = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let mut writer = safetensors::Writer::create(&path, &about, &scalars).expect("the seed can be written");
+    writer.write(&[0; 20]).expect("the seed can be written");
+    writer.finish().expect("the seed can be written");
+
+    let header = [2i32, 1, 1, 1, 1, 3, 1].iter().flat_map(|n| n.to_le_bytes());
+    let checkpoint: Vec<u8> = header.chain([0; 4 * (6 + 2 + 4 * 4 + 2 + 3 * 2 + 2 + 2)]).collect();
+    memwall_formats::llama2c::parse(Path::new("seed"), &checkpoint).expect("the seed is a checkpoint");
+    fs::write(folder("llama2c").join("model.bin"), checkpoint).expect("the seed can be written");
+    let mut tokenizer = 6i32.to_le_bytes().to_vec();
+    let names = ["<unk>".into(), "\n<s>\n".into(), "\n</s>\n".into()].into_iter();
+    for name in names.chain((0..=255).map(|b| format!("<0x{b:02X}>"))).chain(["a".into(), " a".into()]) {
+        tokenizer.extend(0f32.to_le_bytes());
+        tokenizer.extend((name.len() as i32).to_le_bytes());
+        tokenizer.extend(name.as_bytes());
+    }
+    fs::write(folder("llama2c").join("tokenizer.bin"), tokenizer).expect("the seed can be written");
+
+    let json = r#"{"version":"1.0","added_tokens":[{"id":3,"content":"<s>","special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},"post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}"#;
+    fs::write(folder("tokenizer_json").join("bpe.json"), json).expect("the seed can be written");
+    let template = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[' + m['content'].strip() + ']' }}{% else %}{{ raise_exception('no') }}{% endif %}{% endfor %}";
+    fs::write(folder("chat_template").join("template.jinja"), template).expect("the seed can be written");
+}
+
+fn write_gguf(path: &Path, metadata: &Metadata, tensors: Vec<TensorPlan>) {
+    let mut writer = gguf::Writer::create(path, metadata, tensors).expect("the seed can be written");
+    while let Some(bytes) = writer.due().map(|plan| plan.bytes(path).expect("the seed has a size")) {
+        writer.write(&vec![0; bytes as usize]).expect("the seed can be written");
+    }
+    writer.finish().expect("the seed can be written");
+}
