@@ -109,7 +109,7 @@ pub struct Tokens {
     pub inputs: Vec<i32>,
     /// Ids per position; 1 except where a task gives several at once.
     pub channels: usize,
-    /// The id to predict at each position [T], or [`IGNORE`].
+    /// The id to predict at each position `[T]`, or [`IGNORE`].
     pub targets: Vec<i32>,
     /// The split it belongs to.
     pub split: Split,

@@ -1,6 +1,7 @@
 //! Which bytes of which files are which tensor: what a container's header says, and all that a tier needs.
 
 use super::{TensorId, TierError};
+use memwall_formats::Container;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,24 @@ pub struct Extents {
     pub files: Vec<PathBuf>,
     /// The tensors; a [`TensorId`] counts them.
     pub tensors: Vec<Extent>,
+}
+
+impl From<&Container> for Extents {
+    /// The tensors of an opened model file in its order; a [`TensorId`] is a place in [`Container::tensors`].
+    fn from(container: &Container) -> Extents {
+        let extent = |tensor: &memwall_formats::TensorInfo| Extent {
+            name: tensor.name.clone(),
+            file: tensor.file,
+            offset: tensor.offset,
+            // More than an address can count ends beyond any file, which opening a tier refuses.
+            bytes: usize::try_from(tensor.bytes).unwrap_or(usize::MAX),
+            checksum: None,
+        };
+        Extents {
+            files: container.files().iter().map(|file| file.path().to_path_buf()).collect(),
+            tensors: container.tensors().iter().map(extent).collect(),
+        }
+    }
 }
 
 impl Extents {

@@ -45,8 +45,12 @@ impl CompositionalMqarConfig {
 }
 
 impl RecallGenerator for CompositionalMqarConfig {
+    fn name(&self) -> &'static str {
+        "compositional_mqar"
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
-        let check = Check("compositional_mqar");
+        let check = Check(self.name());
         let (v, t, n) = (self.vocab_size, self.input_seq_len, self.num_kv_pairs);
         check.basics(v, t, n, self.num_examples)?;
         let side = self.side();

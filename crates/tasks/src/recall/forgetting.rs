@@ -46,8 +46,12 @@ impl ForgettingMqarConfig {
 }
 
 impl RecallGenerator for ForgettingMqarConfig {
+    fn name(&self) -> &'static str {
+        "forgetting_mqar"
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
-        let check = Check("forgetting_mqar");
+        let check = Check(self.name());
         let (v, t, n, u) = (self.vocab_size, self.input_seq_len, self.num_kv_pairs, self.num_updates);
         check.basics(v, t, n, self.num_examples)?;
         check.that(u <= n, "num_updates", u, || format!("it must not exceed num_kv_pairs ({n})"))?;

@@ -57,9 +57,9 @@ impl Check {
 
     /// The exponent of the distribution of gaps.
     pub(super) fn power(&self, power_a: f64) -> Result<(), ConfigError> {
-        let usable = power_a > 0.0 && power_a <= 64.0;
+        let usable = power_a > 0.0 && power_a <= 16.0;
         self.that(usable, "power_a", power_a, || {
-            "it must be above 0 (0.01: most queries come soon, 1: anywhere) and at most 64".into()
+            "it must be above 0 (0.01: most queries come soon, 1: anywhere) and at most 16".into()
         })
     }
 }

@@ -68,8 +68,12 @@ impl LongFillerMqarConfig {
 }
 
 impl RecallGenerator for LongFillerMqarConfig {
+    fn name(&self) -> &'static str {
+        "long_filler_mqar"
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
-        let check = Check("long_filler_mqar");
+        let check = Check(self.name());
         let (v, t, n, f) = (self.vocab_size, self.input_seq_len, self.num_kv_pairs, self.num_filler_ids);
         check.basics(v, t, n, self.num_examples)?;
         check.that((1..v).contains(&f), "num_filler_ids", f, || format!("it must be in 1..{v} (vocab_size)"))?;

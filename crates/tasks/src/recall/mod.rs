@@ -27,11 +27,14 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::ops::Range;
 
-/// The inputs [T, channels] and targets [T] of one recall example.
+/// The inputs [T, channels] and targets `[T]` of one recall example.
 pub type Recalled = (Vec<i32>, Vec<i32>);
 
 /// Makes examples of one setting: a segment of a [`RecallTask`].
 pub trait RecallGenerator: Debug + Send + Sync {
+    /// Its name in recipes and errors.
+    fn name(&self) -> &'static str;
+
     /// Checks the setting; the other methods may be called only if this succeeds.
     ///
     /// # Errors
@@ -58,7 +61,7 @@ pub trait RecallGenerator: Debug + Send + Sync {
     /// One example.
     fn generate(&self, rng: &mut Philox) -> Recalled;
 
-    /// The right answer at each position that asks for one, found from the inputs alone; any id elsewhere [T].
+    /// The right answer at each position that asks for one, found from the inputs alone; any id elsewhere `[T]`.
     fn answer(&self, inputs: &[i32]) -> Vec<i32>;
 }
 

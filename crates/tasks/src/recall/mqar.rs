@@ -87,8 +87,12 @@ pub(super) fn answer_from_pairs(inputs: &[i32], context: usize) -> Vec<i32> {
 }
 
 impl RecallGenerator for MqarConfig {
+    fn name(&self) -> &'static str {
+        "mqar"
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
-        let check = Check("mqar");
+        let check = Check(self.name());
         let (v, t, n) = (self.vocab_size, self.input_seq_len, self.num_kv_pairs);
         check.basics(v, t, n, self.num_examples)?;
         check.that(self.num_passes > 0, "num_passes", self.num_passes, || "it must be at least 1".into())?;

@@ -124,11 +124,16 @@ impl RecallTask {
 
 impl Task for RecallTask {
     type Example = Tokens;
-    /// The id predicted at each position [T].
+    /// The id predicted at each position `[T]`.
     type Answer = Vec<i32>;
 
+    /// The name of its generators, or `recall` when they differ.
     fn name(&self) -> &str {
-        "recall"
+        let mut names = [&self.train, &self.validation, &self.test].into_iter().flatten().map(|s| s.generator.name());
+        match names.next() {
+            Some(first) if names.all(|name| name == first) => first,
+            _ => "recall",
+        }
     }
 
     fn metric(&self) -> Metric {

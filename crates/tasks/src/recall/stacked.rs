@@ -37,8 +37,12 @@ pub struct StackedMqarConfig {
 }
 
 impl RecallGenerator for StackedMqarConfig {
+    fn name(&self) -> &'static str {
+        "stacked_mqar"
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
-        let check = Check("stacked_mqar");
+        let check = Check(self.name());
         let (v, t, n) = (self.vocab_size, self.input_seq_len, self.num_kv_pairs);
         check.basics(v, t, n, self.num_examples)?;
         check.that(self.num_passes > 0, "num_passes", self.num_passes, || "it must be at least 1".into())?;

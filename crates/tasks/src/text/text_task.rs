@@ -59,7 +59,7 @@ impl TextTask {
 
 impl Task for TextTask {
     type Example = Tokens;
-    /// The natural logarithm of the probability given to each target [T].
+    /// The natural logarithm of the probability given to each target `[T]`.
     type Answer = Vec<f32>;
 
     fn name(&self) -> &str {

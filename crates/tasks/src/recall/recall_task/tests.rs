@@ -205,7 +205,7 @@ fn what_cannot_be_is_refused_by_name() {
     refused(&MqarConfig { num_passes: 4, ..mqar(128, 64, 8) }, "mqar: input_seq_len = 64: ");
     assert!(MqarConfig { num_passes: 3, ..mqar(128, 64, 8) }.check().is_ok());
     assert!(mqar(128, 64, 16).check().is_ok());
-    for power_a in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+    for power_a in [0.0, -1.0, 16.5, f64::NAN, f64::INFINITY] {
         refused(&MqarConfig { power_a, ..mqar(128, 64, 8) }, "mqar: power_a = ");
     }
     // V > T and 4n <= T leave enough keys for plain MQAR; two ids a position do not.
@@ -308,6 +308,13 @@ fn recipes_name_the_generator_and_unknown_keys_are_refused() {
     let error = toml::from_str::<RecallData>(&recipe.replace("vocab_size", "vocabulary")).unwrap_err().to_string();
     assert!(error.contains("vocabulary"), "{error}");
     assert!(toml::from_str::<RecallData>(&recipe.replace("\"mqar\"", "\"mqra\"")).is_err());
+}
+
+#[test]
+fn a_task_is_called_after_its_generators() {
+    let name = |configs| RecallTask::new(data(configs, 1)).unwrap().name().to_string();
+    assert_eq!(name(vec![RecallConfig::Mqar(mqar(128, 64, 8)); 2]), "mqar");
+    assert_eq!(name(every_kind()), "recall");
 }
 
 #[test]
