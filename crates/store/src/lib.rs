@@ -26,8 +26,8 @@ mod size;
 mod tier;
 mod views;
 
-pub use arena::{Arena, ArenaError};
-pub use budget::{AccountReport, Budget, BudgetError, BudgetReport, Reservation};
+pub use arena::{Arena, ArenaError, POISON};
+pub use budget::{ACCOUNTS, AccountReport, Budget, BudgetError, BudgetReport, Reservation};
 pub use counting::{CountingAllocator, count_this_thread};
 pub use machine_memory::MachineMemory;
 pub use pages::{committed_bytes, page_bytes};
