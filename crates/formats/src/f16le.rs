@@ -10,10 +10,19 @@ use bytemuck::{Pod, Zeroable};
 pub struct F16Le([u8; 2]);
 
 impl F16Le {
-    /// The half nearest to `value`, ties to even; overflow gives infinity.
-    #[inline]
+    /// The half nearest to `value`, ties to even; overflow gives infinity. Branch-free, as the other way.
+    #[inline(always)]
     pub fn from_f32(value: f32) -> Self {
-        Self::from_bits(half::f16::from_f32(value).to_bits())
+        let bits = value.to_bits();
+        let magnitude = bits & 0x7fff_ffff;
+        // Rebias the exponent by -112 and round off 13 bits; a carry runs into the exponent as it must.
+        let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + (magnitude >> 13 & 1)) >> 13;
+        // A unit in the last place of 0.5 is the step of subnormal halves: the addition rounds.
+        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+        let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
+        let large = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+        let half = if magnitude < 0x477f_f000 { finite } else { large };
+        Self::from_bits((half | bits >> 16 & 0x8000) as u16)
     }
 
     /// The exact value. Branch-free, so that loops over blocks vectorize.

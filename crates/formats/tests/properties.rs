@@ -2,6 +2,7 @@
 
 use memwall_formats::{Dtype, F16Le, FormatError, format, scalar, writable};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 fn any_dtype() -> impl Strategy<Value = Dtype> {
     prop::sample::select(Dtype::ALL.to_vec())
@@ -27,7 +28,7 @@ fn decoded(dtype: Dtype, cols: usize, bytes: &[u8], n: usize) -> Vec<f32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_decode(dtype in any_dtype(), mut bytes in prop::collection::vec(any::<u8>(), 0..1500), shift in 0usize..4) {
@@ -94,14 +95,14 @@ proptest! {
         }
     }
 
-    /// Powers of two pass through every operation of the encoders, as long as the scales stay normal halves.
+    /// Powers of two pass through every operation of the encoders, as long as the scales (for F16 the values) stay normal
+    /// halves.
     #[test]
     fn values_times_a_power_of_two_are_stored_times_that_power(
-        dtype in any_writable(),
+        dtype in any_writable().prop_filter("scaled", |d| !matches!(d, Dtype::I32 | Dtype::F16)),
         x in prop::collection::vec(-1f32..1.0, 256),
         exponent in 0i32..8,
     ) {
-        prop_assume!(dtype != Dtype::I32);
         let power = 2f32.powi(exponent);
         // Not below 1: a sub-block of magnitude 1e-15 is taken for zero.
         let x: Vec<f32> = x.iter().map(|v| v * 64.0).collect();

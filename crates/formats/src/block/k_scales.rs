@@ -47,54 +47,65 @@ impl KScales {
 /// `d`, `dmin`, scales and one code a value of a super-block.
 pub type AffineBlock = (F16Le, F16Le, KScales, [u8; 256]);
 
-/// Encodes a super-block: each sub-block's fit, then its scale and minimum rounded to 6 bits of the largest, then the
-/// codes anew under the rounded scales. Weights are `sqrt(mean x²) + |x|`, means taken over the sub-block.
+/// Encodes `K` super-blocks of 8 sub-blocks, `N` = 8 `K` in all: each sub-block's fit, then its scale and minimum rounded
+/// to 6 bits of the super-block's largest, then the codes anew under the rounded scales. Weights are `sqrt(mean x²) + |x|`,
+/// means taken over the sub-block.
 #[inline(always)]
-pub fn encode_affine(x: &[f32; 256], search: &AffineSearch) -> AffineBlock {
-    let mut lanes = [[0.0; 8]; 32];
-    for (s, sub) in x.as_chunks::<32>().0.iter().enumerate() {
-        for (i, v) in sub.iter().enumerate() {
-            lanes[i][s] = *v;
+pub fn encode_affine<const K: usize, const N: usize>(
+    x: [&[f32; 256]; K],
+    search: &AffineSearch,
+    mut store: impl FnMut(usize, AffineBlock),
+) {
+    const { assert!(N == 8 * K) };
+    let mut lanes = [[0.0; N]; 32];
+    for (k, x) in x.iter().enumerate() {
+        for (s, sub) in x.as_chunks::<32>().0.iter().enumerate() {
+            for (i, v) in sub.iter().enumerate() {
+                lanes[i][8 * k + s] = *v;
+            }
         }
     }
-    let mut sum = [0.0; 8];
+    let mut sum = [0.0; N];
     for row in &lanes {
-        for s in 0..8 {
+        for s in 0..N {
             sum[s] += row[s] * row[s];
         }
     }
     let root_mean = sum.map(|s| (s / 32.0f32).sqrt());
-    let mut weights = [[0.0; 8]; 32];
+    let mut weights = [[0.0; N]; 32];
     for (w, row) in weights.iter_mut().zip(&lanes) {
-        for s in 0..8 {
+        for s in 0..N {
             w[s] = root_mean[s] + row[s].abs();
         }
     }
     let fit = search.fit(&lanes, &weights);
 
-    let largest = |v: &[f32; 8]| v.iter().fold(0.0, |m, &v| if v > m { v } else { m });
-    let six_bits = |v: &[f32; 8], largest: f32| {
-        let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };
-        v.map(|v| (nearest_even(inverse * v) as u8).min(63))
-    };
-    let (top_scale, top_offset) = (largest(&fit.scale), largest(&fit.offset));
-    let (scales, mins) = (six_bits(&fit.scale, top_scale), six_bits(&fit.offset, top_offset));
-    let (d, dmin) = (F16Le::from_f32(top_scale / 63.0), F16Le::from_f32(top_offset / 63.0));
-
-    let mut codes = [0; 256];
-    for (s, (sub, q)) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0).enumerate() {
-        let scale = d.to_f32() * f32::from(scales[s]);
-        let offset = dmin.to_f32() * f32::from(mins[s]);
-        for (q, v) in q.iter_mut().zip(sub) {
-            *q = if scale == 0.0 {
-                // Every code decodes to the minimum; the one of the fit is stored.
-                fit.code(s, *v)
-            } else {
-                nearest_even((v + offset) / scale).clamp(0, search.max_code) as u8
-            };
+    for (k, x) in x.iter().enumerate() {
+        let (scales, d) = six_bits(&fit.scale[8 * k..][..8]);
+        let (mins, dmin) = six_bits(&fit.offset[8 * k..][..8]);
+        let mut codes = [0; 256];
+        for (s, (sub, q)) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0).enumerate() {
+            let scale = d.to_f32() * f32::from(scales[s]);
+            let offset = dmin.to_f32() * f32::from(mins[s]);
+            for (q, v) in q.iter_mut().zip(sub) {
+                *q = if scale == 0.0 {
+                    // Every code decodes to the minimum; the one of the fit is stored.
+                    fit.code(8 * k + s, *v)
+                } else {
+                    nearest_even((v + offset) / scale).clamp(0, search.max_code) as u8
+                };
+            }
         }
+        store(k, (d, dmin, KScales::pack(&scales, &mins), codes));
     }
-    (d, dmin, KScales::pack(&scales, &mins), codes)
+}
+
+/// Eight values that are not negative, as 6-bit multiples of a half.
+#[inline(always)]
+fn six_bits(values: &[f32]) -> ([u8; 8], F16Le) {
+    let largest = values.iter().fold(0.0, |m, &v| if v > m { v } else { m });
+    let inverse = if largest > 0.0 { 63.0 / largest } else { 0.0 };
+    (std::array::from_fn(|j| (nearest_even(inverse * values[j]) as u8).min(63)), F16Le::from_f32(largest / 63.0))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use std::marker::PhantomData;
 
 use bytemuck::Pod;
 use extremes::magnitude;
+use multiversion::multiversion;
 
 use crate::format::{Format, FormatError, check_shape};
 use crate::{Dtype, F16Le};
@@ -92,7 +93,7 @@ impl<B: Block> Format for Blocks<B> {
                 let block = &values[at / cols * cols + col..][..dtype.block_len()];
                 FormatError::ScaleOverflow { dtype, row: at / cols, col, amax: magnitude(block) }
             };
-            if magnitude(x) <= REACH {
+            if within_reach(x) {
                 encode(x, y);
             } else if let Some(i) = x.iter().position(|v| !v.is_finite()) {
                 let at = first + i;
@@ -145,6 +146,11 @@ const PIECE_VALUES: usize = 2048;
 /// No block format reaches beyond (the largest half, times the largest scale of 128, times the largest code of 32), and up to
 /// here the sums of the encoders stay finite. NaN and infinity are beyond.
 const REACH: f32 = 65504.0 * 4096.0;
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn within_reach(x: &[f32]) -> bool {
+    magnitude(x) <= REACH
+}
 
 /// Hides where a block lies, so that the compiler vectorizes within blocks. Left alone it unrolls the loop over a block and
 /// vectorizes the loop over blocks, with a gather for every byte: three times slower.

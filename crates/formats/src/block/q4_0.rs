@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::extremes::signed_max;
-use super::rounding::reciprocal;
+use super::rounding::{floor, reciprocal};
 use super::{Block, Encode, HALF_ULP, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
@@ -53,7 +53,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ4_0]) {
         let d = signed_max(x) / -8.0;
         let inverse = reciprocal(d);
         block.d = F16Le::from_f32(d);
-        let code = |v: f32| ((v * inverse + 8.5) as i32).min(15) as u8;
+        let code = |v: f32| floor(v * inverse + 8.5).min(15) as u8;
         for (j, q) in block.qs.iter_mut().enumerate() {
             *q = code(x[j]) | code(x[j + 16]) << 4;
         }

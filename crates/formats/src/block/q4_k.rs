@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::affine_search::AffineSearch;
-use super::k_scales::encode_affine;
+use super::k_scales::{AffineBlock, encode_affine};
 use super::{Block, Encode, KScales, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
@@ -54,16 +54,26 @@ impl Block for BlockQ4_K {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ4_K]) {
-    for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+    let (x, last_x) = values.as_chunks::<256>().0.as_chunks::<2>();
+    let (pairs, last) = blocks.as_chunks_mut::<2>();
+    for (x, pair) in x.iter().zip(pairs) {
         let x = alone(x);
-        let (d, dmin, scales, codes) = encode_affine(x, &SEARCH);
-        (block.d, block.dmin, block.scales) = (d, dmin, scales);
-        for (q, codes) in block.qs.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<64>().0) {
-            for (l, q) in q.iter_mut().enumerate() {
-                *q = codes[l] | codes[l + 32] << 4;
-            }
+        encode_affine::<2, 16>([&x[0], &x[1]], &SEARCH, |k, block| pair[k] = pack(block));
+    }
+    for (x, last) in last_x.iter().zip(last) {
+        encode_affine::<1, 8>([x], &SEARCH, |_, block| *last = pack(block));
+    }
+}
+
+#[inline(always)]
+fn pack((d, dmin, scales, codes): AffineBlock) -> BlockQ4_K {
+    let mut qs = [0; 128];
+    for (q, codes) in qs.as_chunks_mut::<32>().0.iter_mut().zip(codes.as_chunks::<64>().0) {
+        for (l, q) in q.iter_mut().enumerate() {
+            *q = codes[l] | codes[l + 32] << 4;
         }
     }
+    BlockQ4_K { d, dmin, scales, qs }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
@@ -73,15 +83,12 @@ fn decode(blocks: &[BlockQ4_K], values: &mut [f32]) {
         let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
         let (scales, mins) = block.scales.unpack();
         for (j, (q, y)) in block.qs.as_chunks::<32>().0.iter().zip(y.as_chunks_mut::<64>().0).enumerate() {
-            let q = alone(q);
             let (low, high) = y.split_at_mut(32);
-            let (scale, min) = (d * f32::from(scales[2 * j]), dmin * f32::from(mins[2 * j]));
-            for (v, q) in low.iter_mut().zip(q) {
-                *v = scale * f32::from(q & 15) - min;
-            }
-            let (scale, min) = (d * f32::from(scales[2 * j + 1]), dmin * f32::from(mins[2 * j + 1]));
-            for (v, q) in high.iter_mut().zip(q) {
-                *v = scale * f32::from(q >> 4) - min;
+            let (low_scale, low_min) = (d * f32::from(scales[2 * j]), dmin * f32::from(mins[2 * j]));
+            let (high_scale, high_min) = (d * f32::from(scales[2 * j + 1]), dmin * f32::from(mins[2 * j + 1]));
+            for ((l, h), q) in low.iter_mut().zip(high).zip(q) {
+                *l = low_scale * f32::from(q & 15) - low_min;
+                *h = high_scale * f32::from(q >> 4) - high_min;
             }
         }
     }

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::extremes::signed_max;
-use super::rounding::reciprocal;
+use super::rounding::{floor, reciprocal};
 use super::{Block, Encode, HALF_ULP, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
@@ -89,7 +89,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ5_0]) {
         block.d = F16Le::from_f32(d);
         let mut codes = [0; 32];
         for (c, v) in codes.iter_mut().zip(x) {
-            *c = ((v * inverse + 16.5) as i32).min(31) as u8;
+            *c = floor(v * inverse + 16.5).min(31) as u8;
         }
         (block.qh, block.qs) = pack_five_bits(&codes);
     }

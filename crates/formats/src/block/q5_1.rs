@@ -7,7 +7,7 @@ use multiversion::multiversion;
 
 use super::extremes::min_max;
 use super::q5_0::{five_bits, pack_five_bits, set_five_bits, unpack_five_bits};
-use super::rounding::reciprocal;
+use super::rounding::{floor, reciprocal};
 use super::{Block, Encode, HALF_ULP, alone};
 use crate::{Dtype, F16Le};
 
@@ -61,7 +61,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ5_1]) {
         block.m = F16Le::from_f32(min);
         let mut codes = [0; 32];
         for (c, v) in codes.iter_mut().zip(x) {
-            *c = (((v - min) * inverse + 0.5) as i32).min(31) as u8;
+            *c = floor((v - min) * inverse + 0.5).min(31) as u8;
         }
         (block.qh, block.qs) = pack_five_bits(&codes);
     }

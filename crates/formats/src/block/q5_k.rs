@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::affine_search::AffineSearch;
-use super::k_scales::encode_affine;
+use super::k_scales::{AffineBlock, encode_affine};
 use super::{Block, Encode, KScales, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
@@ -58,18 +58,28 @@ impl Block for BlockQ5_K {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn encode(values: &[f32], blocks: &mut [BlockQ5_K]) {
-    for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+    let (x, last_x) = values.as_chunks::<256>().0.as_chunks::<2>();
+    let (pairs, last) = blocks.as_chunks_mut::<2>();
+    for (x, pair) in x.iter().zip(pairs) {
         let x = alone(x);
-        let (d, dmin, scales, codes) = encode_affine(x, &SEARCH);
-        (block.d, block.dmin, block.scales, block.qh) = (d, dmin, scales, [0; 32]);
-        for (j, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
-            for l in 0..32 {
-                let (low, high) = (codes[l], codes[l + 32]);
-                block.qs[32 * j + l] = low & 15 | high << 4;
-                block.qh[l] |= (low >> 4 | high >> 4 << 1) << (2 * j);
-            }
+        encode_affine::<2, 16>([&x[0], &x[1]], &SEARCH, |k, block| pair[k] = pack(block));
+    }
+    for (x, last) in last_x.iter().zip(last) {
+        encode_affine::<1, 8>([x], &SEARCH, |_, block| *last = pack(block));
+    }
+}
+
+#[inline(always)]
+fn pack((d, dmin, scales, codes): AffineBlock) -> BlockQ5_K {
+    let (mut qs, mut qh) = ([0; 128], [0; 32]);
+    for (j, codes) in codes.as_chunks::<64>().0.iter().enumerate() {
+        for l in 0..32 {
+            let (low, high) = (codes[l], codes[l + 32]);
+            qs[32 * j + l] = low & 15 | high << 4;
+            qh[l] |= (low >> 4 | high >> 4 << 1) << (2 * j);
         }
     }
+    BlockQ5_K { d, dmin, scales, qh, qs }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]

@@ -23,12 +23,18 @@ pub fn nearest_even_f32(v: f32) -> f32 {
     f32::from_bits((v + 12_582_912.0).to_bits() & 0x007f_ffff | 0x4b00_0000) - 12_582_912.0
 }
 
-/// The integer nearest to `v`, ties away from zero, for |v| < 2^31. `v + 0.5` would be inexact just below one half.
+/// The integer nearest to `v`, ties away from zero, for |v| ≤ 4194303. `v + 0.5` would be inexact just below one half, and
+/// conversions by `as` saturate, which does not vectorize.
 #[inline(always)]
 pub fn nearest_away(v: f32) -> i32 {
-    let whole = v as i32;
-    let fraction = v - whole as f32;
-    whole + i32::from(fraction >= 0.5) - i32::from(fraction <= -0.5)
+    let beyond = v - nearest_even_f32(v);
+    nearest_even(v) + i32::from((beyond == 0.5) & (v > 0.0)) - i32::from((beyond == -0.5) & (v < 0.0))
+}
+
+/// The largest integer that is not above `v`, for |v| ≤ 4194303.
+#[inline(always)]
+pub fn floor(v: f32) -> i32 {
+    nearest_even(v) - i32::from(nearest_even_f32(v) > v)
 }
 
 #[cfg(test)]
@@ -36,12 +42,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_roundings_equal_the_standard_library_where_they_must() {
+    fn all_roundings_equal_the_standard_library_where_they_must() {
         let mut checked = 0;
         for i in -4_000_000..4_000_000 {
             for v in [i as f32 / 8.0, (i as f32 / 8.0).next_up(), (i as f32 / 8.0).next_down()] {
                 assert_eq!(nearest_even(v), v.round_ties_even() as i32, "{v}");
                 assert_eq!(nearest_away(v), v.round() as i32, "{v}");
+                assert_eq!(floor(v), v.floor() as i32, "{v}");
                 checked += 1;
             }
         }
