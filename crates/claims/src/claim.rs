@@ -1,5 +1,7 @@
 //! What a claim is: a plan written before the run, and an experiment that fills it in.
 
+use memwall_tasks::data::DataSet;
+
 use crate::{
     Error, Run,
     evidence::{Curve, Sweep},
@@ -38,8 +40,8 @@ pub struct About {
     pub system: u8,
     /// The system's name, as in `systems.toml`.
     pub name: &'static str,
-    /// The data sets it reads, as paths under the data folder.
-    pub data: &'static [&'static str],
+    /// The data sets it reads.
+    pub data: &'static [DataSet],
     /// Its checks, at least one.
     pub checks: &'static [Check],
     /// Its falsifier.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use memwall_formats::atomic_file::WriteError;
+use memwall_tasks::data::DataError;
 
 /// Why a claim could not be run, judged or written down.
 ///
@@ -43,31 +44,16 @@ pub enum Error {
     /// The same seed twice is no spread.
     #[error("seed {0} is given twice")]
     SeedTwice(u64),
-    /// A data set is needed and no folder is known.
-    #[error("{claim} reads {set}: give --data DIR or set MEMWALL_DATA to the data sets' folder")]
-    NoDataFolder {
-        /// The claim.
-        claim: &'static str,
-        /// The data set.
-        set: String,
-    },
-    /// A data set is not where it should be.
-    #[error("{claim} reads {set}, and {} is not there", path.display())]
-    NoData {
-        /// The claim.
-        claim: &'static str,
-        /// The data set.
-        set: String,
-        /// Where it was looked for.
-        path: PathBuf,
-    },
+    /// A data set is not there.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// A data set that the claim did not declare.
     #[error("{claim} asked for {set}, which its list of data sets lacks")]
     UndeclaredData {
         /// The claim.
         claim: &'static str,
         /// The data set.
-        set: String,
+        set: &'static str,
     },
     /// Tuning is part of the budget that both sides share.
     #[error("a sweep needs at least {need} different positive learning rates, got {got:?}")]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use memwall_store::Budget;
+use memwall_tasks::data::{DataDir, DataSet};
 
 use crate::{Error, claim::About, report::Scale};
 
@@ -23,8 +24,8 @@ pub struct Settings {
     pub scale: Scale,
     /// The seeds: at least 3 different ones, at smoke scale at least 1.
     pub seeds: Vec<u64>,
-    /// The folder of the data sets.
-    pub data: Option<PathBuf>,
+    /// The folder of the data sets, if any: [`DataDir::find`].
+    pub data: DataDir,
     /// What the experiment's models, states and arenas are taken from.
     pub budget: Budget,
     /// Threads, at least 1.
@@ -38,7 +39,7 @@ impl Default for Settings {
         Settings {
             scale: Scale::Desk,
             seeds: vec![1, 2, 3],
-            data: std::env::var_os("MEMWALL_DATA").filter(|v| !v.is_empty()).map(PathBuf::from),
+            data: DataDir::default(),
             budget: Budget::unlimited(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             cancel: Arc::default(),
@@ -131,20 +132,15 @@ impl<'a> Run<'a> {
         self.settings.threads.max(1)
     }
 
-    /// The path of a data set that the claim declares.
+    /// The files of a data set that the claim declares.
     ///
     /// # Errors
-    /// No data folder; the set is not in it; the claim does not declare it.
-    pub fn data(&self, set: &str) -> Result<PathBuf, Error> {
-        let claim = self.about.name;
-        if !self.about.data.contains(&set) {
-            return Err(Error::UndeclaredData { claim, set: set.to_owned() });
+    /// No data folder, or files that are not in it; the claim does not declare the set.
+    pub fn data(&self, set: &DataSet) -> Result<Vec<PathBuf>, Error> {
+        if !self.about.data.contains(set) {
+            return Err(Error::UndeclaredData { claim: self.about.name, set: set.name });
         }
-        let Some(folder) = &self.settings.data else {
-            return Err(Error::NoDataFolder { claim, set: set.to_owned() });
-        };
-        let path = folder.join(set);
-        if path.exists() { Ok(path) } else { Err(Error::NoData { claim, set: set.to_owned(), path }) }
+        Ok(self.settings.data.need(set)?)
     }
 
     /// Says where the run stands: `done` of `of` steps of `what`.

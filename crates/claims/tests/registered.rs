@@ -1,6 +1,7 @@
 //! The laws of claims, over every registered claim.
 
 use memwall_claims::{Settings, laws, registry::claims};
+use memwall_tasks::data::DataDir;
 
 #[test]
 fn every_claim_is_planned_before_it_runs() {
@@ -18,9 +19,10 @@ fn claims_are_listed_by_rising_number() {
 #[test]
 fn every_claim_runs_at_smoke_scale() {
     for claim in claims() {
-        if claim.about().data.iter().all(|set| memwall_testdata::data(set).is_some()) {
-            let settings = Settings { data: memwall_testdata::folder(), ..Settings::default() };
-            laws::check_smoke(*claim, &settings);
+        let files = claim.about().data.iter().flat_map(|set| set.files);
+        if files.map(|file| memwall_testdata::data(file)).all(|file| file.is_some()) {
+            let data = DataDir::find(memwall_testdata::folder().as_deref()).unwrap();
+            laws::check_smoke(*claim, &Settings { data, ..Settings::default() });
         }
     }
 }

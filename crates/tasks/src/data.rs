@@ -95,8 +95,8 @@ pub enum DataError {
     },
 }
 
-/// The folder of data sets, or nothing when nobody said where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The folder of data sets, or nothing (the default) when nobody said where it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataDir {
     folder: Option<PathBuf>,
 }
