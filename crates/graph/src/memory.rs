@@ -153,6 +153,23 @@ impl Memory {
         }
     }
 
+    /// The elements of several names at once, to be changed; `None` if one is missing, read-only, or named twice.
+    pub fn get_many_mut<T: Pod, const N: usize>(&mut self, names: [&str; N]) -> Option<[&mut [T]; N]> {
+        let mut at = [0; N];
+        for (to, name) in at.iter_mut().zip(names) {
+            *to = self.index(name)?;
+        }
+        let entries = self.entries.get_disjoint_mut(at).ok()?;
+        let slices = entries.map(|e| match &mut e.storage {
+            Storage::Owned(slab) => bytemuck::try_cast_slice_mut(slab.bytes_mut()).ok(),
+            Storage::Shared(_) => None,
+        });
+        if slices.iter().any(Option::is_none) {
+            return None;
+        }
+        Some(slices.map(|s| s.unwrap_or_default()))
+    }
+
     /// The names, with element type and bytes, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Dtype, &[u8])> {
         (0..self.entries.len()).map(|i| (&*self.entries[i].name, self.entries[i].dtype, self.bytes_at(i)))

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mixers::attention::AttentionConfig;
+use crate::mixers::gla::GlaConfig;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +52,8 @@ pub struct LayerConfig {
 pub enum MixerConfig {
     /// Softmax attention, with or without gate, window, norms of q and k, biases.
     Attention(AttentionConfig),
+    /// Gated linear attention.
+    Gla(GlaConfig),
 }
 
 /// A channel layer by name.
@@ -138,6 +141,7 @@ impl ModelConfig {
             let key = format!("layers.{i}.mixer");
             match &layer.mixer {
                 MixerConfig::Attention(a) => a.check(&key)?,
+                MixerConfig::Gla(a) => a.check(&key)?,
             }
             match layer.channel {
                 ChannelConfig::Glu { hidden: 0, .. } | ChannelConfig::Mlp { hidden: 0, .. } => {

@@ -19,6 +19,7 @@ impl MixerConfig {
     pub fn mixer(&self) -> &dyn Mixer {
         match self {
             MixerConfig::Attention(m) => m,
+            MixerConfig::Gla(m) => m,
         }
     }
 
@@ -26,6 +27,7 @@ impl MixerConfig {
     pub fn name(&self) -> &'static str {
         match self {
             MixerConfig::Attention(_) => "self_attn",
+            MixerConfig::Gla(_) => "attn",
         }
     }
 }

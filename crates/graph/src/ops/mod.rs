@@ -6,6 +6,7 @@ pub mod cached_attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod fill;
+pub mod gla;
 pub mod linear;
 pub mod matmul;
 pub mod norm;

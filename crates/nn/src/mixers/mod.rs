@@ -1,6 +1,7 @@
 //! Token mixers, one file each.
 
 pub mod attention;
+pub mod gla;
 
 use memwall_graph::{Graph, GraphError, Value};
 

@@ -1,0 +1,136 @@
+//! Whole models: gradients against differences in f64, and training form against inference form.
+
+use std::sync::Arc;
+
+use memwall_cache::KvFormat;
+use memwall_formats::Dtype;
+use memwall_graph::check::{GradientCheck, pseudo_random};
+use memwall_graph::ops::cross_entropy::CrossEntropy;
+use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
+use memwall_kernels::Pool;
+use memwall_nn::{
+    AttentionConfig, ChannelConfig, GateConfig, GlaConfig, GlaForm, LayerConfig, MixerConfig, ModelConfig, RopeConfig, Sequences,
+    WeightTypes,
+};
+
+const TOKENS: usize = 11;
+const IDS: [i32; TOKENS] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5];
+const TARGETS: [i32; TOKENS] = [1, 4, 1, 5, 9, -100, 6, 5, 3, 5, 8];
+const POSITIONS: [i32; TOKENS] = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4];
+const CU: [i32; 3] = [0, 6, 11];
+
+fn attention() -> AttentionConfig {
+    AttentionConfig { rope: Some(RopeConfig::default()), ..AttentionConfig::new(4, 2, 6) }
+}
+
+fn mixers() -> Vec<(&'static str, MixerConfig)> {
+    let gated = AttentionConfig { gate: Some(GateConfig::default()), qk_norm: true, qkv_bias: true, o_bias: true, ..attention() };
+    let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
+    let gla = |form| GlaConfig { form, gate_low_rank: 4, gate_logit_normalizer: 2.0, ..GlaConfig::new(2, 6, 10) };
+    vec![
+        ("attention", MixerConfig::Attention(attention())),
+        ("gated attention", MixerConfig::Attention(gated)),
+        ("windowed attention", MixerConfig::Attention(windowed)),
+        ("gla, chosen form", MixerConfig::Gla(gla(None))),
+        ("gla, chunked", MixerConfig::Gla(gla(Some(GlaForm::Chunked)))),
+        ("gla, parallel", MixerConfig::Gla(gla(Some(GlaForm::Parallel)))),
+        ("gla, recurrent", MixerConfig::Gla(gla(Some(GlaForm::Recurrent)))),
+        ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
+    ]
+}
+
+fn model(mixer: MixerConfig) -> ModelConfig {
+    let channel = ChannelConfig::Glu { hidden: 14, activation: Default::default(), bias: false };
+    ModelConfig {
+        vocab_size: 12,
+        d_model: 16,
+        max_context: 32,
+        layers: vec![LayerConfig { mixer: mixer.clone(), channel: channel.clone() }, LayerConfig { mixer, channel }],
+        norm_eps: 1e-5,
+        tie_embeddings: true,
+        logit_softcap: None,
+        learned_positions: false,
+    }
+}
+
+fn given() -> Vec<(String, Vec<i32>)> {
+    let all: [(&str, &[i32]); 4] = [("ids", &IDS), ("targets", &TARGETS), ("positions", &POSITIONS), ("cu_seqlens", &CU)];
+    all.into_iter().map(|(n, v)| (n.to_string(), v.to_vec())).collect()
+}
+
+#[test]
+fn gradients_of_every_mixer_equal_differences() -> Result<(), GraphError> {
+    for (name, mixer) in mixers() {
+        let mut g = Graph::new(Dtype::F64);
+        let (config, types) = (model(mixer), WeightTypes::new());
+        let seqs = Sequences::whole(&mut g, TOKENS, CU.len() - 1)?;
+        let hidden = config.hidden(&mut g, &types, &seqs)?;
+        let logits = config.logits(&mut g, &types, hidden, None)?;
+        let targets = g.input("targets", [TOKENS], Dtype::I32)?;
+        let loss = g.push(CrossEntropy, &[logits, targets])?[0];
+        let mut check = GradientCheck::new(g, loss);
+        check.integers = given();
+        check.weight = |name, i| pseudo_random(name, i) * if name.contains("norm") { 1.0 } else { 0.7 };
+        let worst = check.worst(6)?;
+        assert!(worst < 1e-6, "{name}: {worst:e}");
+    }
+    Ok(())
+}
+
+fn fill(e: &mut Executor, name: &str, values: &[i32]) {
+    if let Some(v) = e.graph().find(name)
+        && e.reads(v)
+    {
+        e.input::<i32>(v).copy_from_slice(values);
+    }
+}
+
+#[test]
+fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> {
+    for (name, mixer) in mixers() {
+        let (config, types) = (model(mixer), WeightTypes::new());
+        let pool = Arc::new(Pool::new(2));
+        let mut memory = Memory::new();
+        let mut whole = Graph::new(Dtype::F32);
+        let seqs = Sequences::whole(&mut whole, TOKENS, CU.len() - 1)?;
+        let hidden = config.hidden(&mut whole, &types, &seqs)?;
+        let logits = config.logits(&mut whole, &types, hidden, None)?;
+        whole.output("logits", logits);
+        for (_, info) in whole.values().filter(|(_, i)| matches!(i.source, Source::Weight)) {
+            let n = info.ty.bytes(&[]) / 4;
+            let scale = if info.name.contains("norm") { 1.0 } else { 0.5 };
+            let w: Vec<f32> = (0..n).map(|i| (pseudo_random(&info.name, i) * scale) as f32).collect();
+            memory.set(&info.name, Dtype::F32, &w);
+        }
+        let mut e = Executor::new(whole, PlanOptions { fences: true, ..Default::default() }, &mut memory, pool.clone())?;
+        for (n, v) in given() {
+            fill(&mut e, &n, &v);
+        }
+        e.run(&mut memory)?;
+        let want = e.output::<f32>("logits").to_vec();
+
+        let mut steps = Graph::new(Dtype::F32);
+        let rows = steps.run_dim("rows", 8)?;
+        let seqs = Sequences::slots(&mut steps, rows, 8, 2, 32, KvFormat::both(Dtype::F32), 0)?;
+        let hidden = config.hidden(&mut steps, &types, &seqs)?;
+        let logits = config.logits(&mut steps, &types, hidden, None)?;
+        steps.output("logits", logits);
+        let mut e = Executor::new(steps, PlanOptions { fences: true, ..Default::default() }, &mut memory, pool)?;
+        // Three tokens of the first sequence, then the rest of it beside the second.
+        for part in [0..3, 3..TOKENS] {
+            e.set_dim(rows, part.len())?;
+            let slot: Vec<i32> = part.clone().map(|t| i32::from(t as i32 >= CU[1])).collect();
+            let both: Vec<i32> = part.clone().zip(&slot).flat_map(|(t, s)| [*s, POSITIONS[t]]).collect();
+            fill(&mut e, "ids", &IDS[part.clone()]);
+            fill(&mut e, "positions", &POSITIONS[part.clone()]);
+            fill(&mut e, "slots", &slot);
+            fill(&mut e, "rows", &both);
+            e.run(&mut memory)?;
+            let got = e.output::<f32>("logits");
+            for (got, want) in got.iter().zip(&want[part.start * config.vocab_size..]) {
+                assert!((got - want).abs() < 2e-5 * want.abs().max(1.0), "{name}: {got} is not {want}");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! First values of weights: N(0, 0.02), norms 1, biases 0, outputs of blocks smaller by √(2 L).
+
+use memwall_formats::Dtype;
+use memwall_graph::{Graph, Memory, Source};
+
+/// Standard deviation of matrices.
+const DEVIATION: f64 = 0.02;
+
+/// Gives every weight of `graph` that `memory` does not have its first values; `seed` fixes them.
+///
+/// A weight's values depend on the seed and its name alone. `layers` is the number of blocks.
+pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) {
+    for (_, info) in graph.values().filter(|(_, info)| matches!(info.source, Source::Weight)) {
+        let n = info.ty.shape.dims().iter().filter_map(|d| d.known()).product::<usize>();
+        if memory.get::<u8>(&info.name).is_some() {
+            continue;
+        }
+        let values: Vec<f64> = if info.name.ends_with("norm.weight") {
+            vec![1.0; n]
+        } else if info.name.ends_with(".bias") {
+            vec![0.0; n]
+        } else {
+            let into_stream = info.name.ends_with("o_proj.weight") || info.name.ends_with("down_proj.weight");
+            let deviation = if into_stream { DEVIATION / (2.0 * layers as f64).sqrt() } else { DEVIATION };
+            let stream = info.name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+            (0..n as u64).map(|i| deviation * normal(stream, i)).collect()
+        };
+        match info.ty.dtype {
+            Dtype::F64 => memory.set(&info.name, Dtype::F64, &values),
+            _ => memory.set(&info.name, Dtype::F32, &values.iter().map(|x| *x as f32).collect::<Vec<_>>()),
+        }
+    }
+}
+
+/// Sample `i` of the standard normal distribution in stream `stream` (Box-Muller on counter-based bits).
+fn normal(stream: u64, i: u64) -> f64 {
+    let uniform = |k: u64| (bits(stream, 2 * i + k) >> 11) as f64 / (1u64 << 53) as f64;
+    let (u, v) = (1.0 - uniform(0), uniform(1));
+    (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+}
+
+/// SplitMix64 at a position.
+fn bits(stream: u64, position: u64) -> u64 {
+    let mut z = stream.wrapping_add(position.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_standard_normal() {
+        let n = 100_000;
+        let x: Vec<f64> = (0..n).map(|i| normal(7, i)).collect();
+        let mean = x.iter().sum::<f64>() / n as f64;
+        let variance = x.iter().map(|x| x * x).sum::<f64>() / n as f64;
+        let beyond = x.iter().filter(|x| x.abs() > 1.96).count() as f64 / n as f64;
+        assert!(mean.abs() < 0.01 && (variance - 1.0).abs() < 0.02 && (beyond - 0.05).abs() < 0.004);
+    }
+}

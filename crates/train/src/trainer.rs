@@ -1,0 +1,394 @@
+//! One training step: forward and backward as one planned graph, then AdamW on every weight.
+
+use std::sync::Arc;
+
+use memwall_formats::Dtype;
+use memwall_graph::ops::cross_entropy::CrossEntropy;
+use memwall_graph::{Executor, Graph, GraphError, Memory, Plan, PlanOptions, RunDim, Segment, Value, differentiate, fuse, prune, recompute, weights};
+use memwall_kernels::Pool;
+use memwall_kernels::adamw::{AdamW, adamw};
+use memwall_kernels::gemm::Compute;
+use memwall_kernels::sum::{sum_of_squares, sum_of_squares_scratch};
+use memwall_nn::{ModelConfig, Sequences, WeightTypes};
+
+use crate::initialize;
+
+/// Why training stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The graph could not be built or run.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A batch that does not fit what was planned.
+    #[error("{what}")]
+    Batch {
+        /// What does not fit.
+        what: String,
+    },
+    /// The loss or a gradient is not a number any more.
+    #[error("step {step}: {what}")]
+    NotFinite {
+        /// The step, counted from 0.
+        step: u64,
+        /// What is not finite, and the operator that made it first.
+        what: String,
+    },
+}
+
+/// AdamW's settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Optimizer {
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// ε.
+    pub eps: f64,
+    /// λ, of matrices; vectors (norms, biases) do not decay unless `decay_all`.
+    pub weight_decay: f64,
+    /// Vectors decay too.
+    pub decay_all: bool,
+    /// Gradients are scaled down to this norm, if given.
+    pub clip: Option<f64>,
+}
+
+impl Default for Optimizer {
+    fn default() -> Optimizer {
+        Optimizer { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, decay_all: false, clip: Some(1.0) }
+    }
+}
+
+/// What a trainer is planned for.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainerOptions {
+    /// The most tokens of a micro-batch, over all its sequences.
+    pub tokens: usize,
+    /// The most sequences of a micro-batch.
+    pub sequences: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Precision of the operands of matrix products.
+    pub compute: Compute,
+    /// Blocks whose inside is computed again in the backward pass, counted from the first.
+    pub recompute: usize,
+    /// Seed of the first weights.
+    pub seed: u64,
+    /// Checks the arena's laws in every step (slow).
+    pub fences: bool,
+}
+
+/// Packed sequences with a target for each token (−100: does not count).
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Tokens.
+    pub ids: Vec<i32>,
+    /// What comes next.
+    pub targets: Vec<i32>,
+    /// Tokens of each sequence.
+    pub lengths: Vec<usize>,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Mean loss in nats before the step.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+}
+
+/// A micro-batch without learning.
+#[derive(Clone, Debug)]
+pub struct Evaluated {
+    /// Mean loss in nats of the tokens that count.
+    pub loss: f64,
+    /// Negative log-likelihood of each token.
+    pub nll: Vec<f32>,
+    /// Logits [tokens, vocabulary].
+    pub logits: Vec<f32>,
+}
+
+struct Parameter {
+    name: String,
+    decays: bool,
+}
+
+struct Inputs {
+    rows: RunDim,
+    sequences: RunDim,
+    ids: Value,
+    positions: Value,
+    targets: Value,
+    cu_seqlens: Option<Value>,
+}
+
+/// A model with its optimizer.
+pub struct Trainer {
+    config: ModelConfig,
+    options: TrainerOptions,
+    memory: Memory,
+    step_graph: Executor,
+    eval_graph: Option<Executor>,
+    inputs: Inputs,
+    parameters: Vec<Parameter>,
+    pool: Arc<Pool>,
+    partial: Vec<f64>,
+    steps: u64,
+}
+
+/// Adds model and loss to `g`; the loss, its rows' nll, and the logits.
+fn build(g: &mut Graph, config: &ModelConfig, options: &TrainerOptions) -> Result<(Value, Value, Value), GraphError> {
+    g.set_compute(options.compute);
+    let rows = g.run_dim("rows", options.tokens)?;
+    let sequences = g.run_dim("sequences", options.sequences)?;
+    let types = WeightTypes::new();
+    let seqs = Sequences::whole(g, rows, sequences)?;
+    let hidden = config.hidden(g, &types, &seqs)?;
+    let logits = config.logits(g, &types, hidden, None)?;
+    let targets = g.input("targets", [memwall_graph::Dim::from(rows)], Dtype::I32)?;
+    let loss = g.push(CrossEntropy, &[logits, targets])?;
+    Ok((loss[0], loss[1], logits))
+}
+
+fn inputs(g: &Graph, options: &TrainerOptions) -> Result<Inputs, GraphError> {
+    let mut dims = g.clone();
+    let find = |name: &str| {
+        g.find(name).ok_or_else(|| GraphError::Name { name: name.into(), what: "is no input of the graph".into() })
+    };
+    Ok(Inputs {
+        rows: dims.run_dim("rows", options.tokens)?,
+        sequences: dims.run_dim("sequences", options.sequences)?,
+        ids: find("ids")?,
+        positions: find("positions")?,
+        targets: find("targets")?,
+        cu_seqlens: g.find("cu_seqlens"),
+    })
+}
+
+impl Trainer {
+    /// Plans a model's training step and gives the weights that `memory` does not have their first values.
+    ///
+    /// # Errors
+    /// If the model cannot be built or differentiated.
+    pub fn new(config: ModelConfig, options: TrainerOptions, mut memory: Memory) -> Result<Trainer, TrainError> {
+        let mut g = Graph::new(Dtype::F32);
+        let (loss, ..) = build(&mut g, &config, &options)?;
+        let trained = weights(&g);
+        let grads = differentiate(&mut g, loss, &trained)?;
+        g.output("loss", loss);
+        let mut parameters = Vec::new();
+        for (&w, grad) in trained.iter().zip(grads) {
+            let name = g.info(w).name.to_string();
+            let Some(grad) = grad else { continue };
+            g.output(&gradient_name(&name), grad);
+            parameters.push(Parameter { decays: g.shape(w).rank() > 1, name });
+        }
+        let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
+        let g = fuse(&recompute(&prune(&g), &again));
+        initialize(&g, &mut memory, config.layers.len(), options.seed);
+        let pool = Arc::new(Pool::new(options.threads));
+        let inputs = inputs(&g, &options)?;
+        let mut longest = 0;
+        for p in &parameters {
+            let n = memory.get::<f32>(&p.name).map_or(0, <[f32]>::len);
+            longest = longest.max(n);
+            for moment in [first_moment(&p.name), second_moment(&p.name)] {
+                if memory.get::<f32>(&moment).is_none() {
+                    memory.set(&moment, Dtype::F32, &vec![0.0_f32; n]);
+                }
+            }
+        }
+        let plan = PlanOptions { fences: options.fences, ..Default::default() };
+        let step_graph = Executor::new(g, plan, &mut memory, pool.clone())?;
+        let partial = vec![0.0; sum_of_squares_scratch(longest)];
+        Ok(Trainer { config, options, memory, step_graph, eval_graph: None, inputs, parameters, pool, partial, steps: 0 })
+    }
+
+    /// The model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Weights and moments.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Weights and moments, to be loaded from a checkpoint.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// Names of the trained weights.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.parameters.iter().map(|p| p.name.as_str())
+    }
+
+    /// Steps done so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Continues at step `steps`.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
+    /// The plan of a step.
+    pub fn plan(&self) -> &Plan {
+        self.step_graph.plan()
+    }
+
+    /// The graph of a step.
+    pub fn graph(&self) -> &Graph {
+        self.step_graph.graph()
+    }
+
+    /// One optimizer step on the mean gradient of `micro_batches`, which should have as many tokens each.
+    ///
+    /// # Errors
+    /// If a batch does not fit, or loss or gradient are not finite: the weights are then unchanged.
+    pub fn step(&mut self, micro_batches: &[Batch], rate: f64, optimizer: &Optimizer) -> Result<StepReport, TrainError> {
+        let several = micro_batches.len() > 1;
+        let mut loss = 0.0;
+        for (i, batch) in micro_batches.iter().enumerate() {
+            feed(&mut self.step_graph, &self.inputs, batch, &self.options)?;
+            self.step_graph.run(&mut self.memory)?;
+            loss += f64::from(self.step_graph.output::<f32>("loss")[0]) / micro_batches.len() as f64;
+            if several {
+                self.accumulate(i == 0, 1.0 / micro_batches.len() as f32);
+            }
+        }
+        let mut square = 0.0;
+        for p in &self.parameters {
+            square += sum_of_squares(&self.pool, gradient(&self.step_graph, &self.memory, p, several), &mut self.partial);
+        }
+        let gradient_norm = square.sqrt();
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(self.not_finite(micro_batches, loss));
+        }
+        let gradient_scale = optimizer.clip.map_or(1.0, |clip| (clip / gradient_norm.max(1e-30)).min(1.0));
+        for p in &self.parameters {
+            let decays = p.decays || optimizer.decay_all;
+            let update = AdamW {
+                learning_rate: rate,
+                beta1: optimizer.beta1,
+                beta2: optimizer.beta2,
+                eps: optimizer.eps,
+                weight_decay: if decays { optimizer.weight_decay } else { 0.0 },
+                gradient_scale,
+                step: self.steps + 1,
+            };
+            let names = [p.name.clone(), first_moment(&p.name), second_moment(&p.name)];
+            let grad: Option<Vec<f32>> = several.then(|| self.memory.get::<f32>(&gradient_name(&p.name)).map(<[f32]>::to_vec)).flatten();
+            let grad = grad.as_deref().unwrap_or_else(|| self.step_graph.output(&gradient_name(&p.name)));
+            if let Some([w, m, v]) = self.memory.get_many_mut::<f32, 3>([&names[0], &names[1], &names[2]]) {
+                adamw(&self.pool, &update, w, grad, m, v);
+            }
+        }
+        self.steps += 1;
+        Ok(StepReport { loss, gradient_norm })
+    }
+
+    /// Loss, nll and logits of a batch, without learning.
+    ///
+    /// # Errors
+    /// If the batch does not fit.
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<Evaluated, TrainError> {
+        if self.eval_graph.is_none() {
+            let mut g = Graph::new(Dtype::F32);
+            let (loss, nll, logits) = build(&mut g, &self.config, &self.options)?;
+            g.output("loss", loss);
+            g.output("nll", nll);
+            g.output("logits", logits);
+            self.eval_graph = Some(Executor::new(fuse(&g), PlanOptions::default(), &mut self.memory, self.pool.clone())?);
+        }
+        let Some(e) = self.eval_graph.as_mut() else { return Err(TrainError::Batch { what: "no evaluation graph".into() }) };
+        let inputs = inputs(e.graph(), &self.options)?;
+        feed(e, &inputs, batch, &self.options)?;
+        e.run(&mut self.memory)?;
+        let loss = f64::from(e.output::<f32>("loss")[0]);
+        Ok(Evaluated { loss, nll: e.output("nll").to_vec(), logits: e.output("logits").to_vec() })
+    }
+
+    fn accumulate(&mut self, first: bool, scale: f32) {
+        for p in &self.parameters {
+            let name = gradient_name(&p.name);
+            let grad = self.step_graph.output::<f32>(&name);
+            if first {
+                let scaled: Vec<f32> = grad.iter().map(|g| g * scale).collect();
+                self.memory.set(&name, Dtype::F32, &scaled);
+            } else if let Some(sum) = self.memory.get_mut::<f32>(&name) {
+                sum.iter_mut().zip(grad).for_each(|(s, g)| *s += g * scale);
+            }
+        }
+    }
+
+    /// Runs the step again with a check after every operator, to name the first that made a NaN.
+    fn not_finite(&mut self, micro_batches: &[Batch], loss: f64) -> TrainError {
+        self.step_graph.check_finite(true);
+        let mut what = format!("the loss is {loss} or a gradient is infinite");
+        for batch in micro_batches {
+            if feed(&mut self.step_graph, &self.inputs, batch, &self.options).is_ok()
+                && let Err(e) = self.step_graph.run(&mut self.memory)
+            {
+                what = e.to_string();
+                break;
+            }
+        }
+        self.step_graph.check_finite(false);
+        TrainError::NotFinite { step: self.steps, what }
+    }
+}
+
+fn gradient<'a>(e: &'a Executor, memory: &'a Memory, p: &Parameter, several: bool) -> &'a [f32] {
+    let name = gradient_name(&p.name);
+    if several { memory.get(&name).unwrap_or(&[]) } else { e.output(&name) }
+}
+
+fn feed(e: &mut Executor, inputs: &Inputs, batch: &Batch, options: &TrainerOptions) -> Result<(), TrainError> {
+    let n: usize = batch.lengths.iter().sum();
+    if n != batch.ids.len() || n != batch.targets.len() || n == 0 {
+        let what = format!("{} tokens and {} targets in sequences of {n} in all", batch.ids.len(), batch.targets.len());
+        return Err(TrainError::Batch { what });
+    }
+    if n > options.tokens || batch.lengths.len() > options.sequences {
+        let what = format!(
+            "{n} tokens in {} sequences; planned for {} in {}",
+            batch.lengths.len(), options.tokens, options.sequences
+        );
+        return Err(TrainError::Batch { what });
+    }
+    e.set_dim(inputs.rows, n)?;
+    e.set_dim(inputs.sequences, batch.lengths.len())?;
+    e.input::<i32>(inputs.ids).copy_from_slice(&batch.ids);
+    e.input::<i32>(inputs.targets).copy_from_slice(&batch.targets);
+    if e.reads(inputs.positions) {
+        let positions = e.input::<i32>(inputs.positions).iter_mut();
+        positions.zip(batch.lengths.iter().flat_map(|&l| 0..l as i32)).for_each(|(to, p)| *to = p);
+    }
+    if let Some(cu) = inputs.cu_seqlens.filter(|&v| e.reads(v)) {
+        let mut at = 0;
+        let ends = batch.lengths.iter().map(|&l| {
+            at += l as i32;
+            at
+        });
+        e.input::<i32>(cu).iter_mut().zip(std::iter::once(0).chain(ends)).for_each(|(to, c)| *to = c);
+    }
+    Ok(())
+}
+
+fn gradient_name(weight: &str) -> String {
+    format!("gradient of {weight}")
+}
+
+/// Name of a weight's first moment in memory and checkpoints.
+pub(crate) fn first_moment(weight: &str) -> String {
+    format!("{weight}.exp_avg")
+}
+
+/// Name of a weight's second moment in memory and checkpoints.
+pub(crate) fn second_moment(weight: &str) -> String {
+    format!("{weight}.exp_avg_sq")
+}
