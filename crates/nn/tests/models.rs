@@ -9,8 +9,8 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, ChannelConfig, GateConfig, GlaConfig, GlaForm, LayerConfig, MixerConfig, ModelConfig, RopeConfig, Sequences,
-    WeightTypes,
+    AttentionConfig, ChannelConfig, GateConfig, GlaConfig, GlaForm, LayerConfig, MixerConfig, ModelConfig, RopeConfig,
+    Sequences, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -24,7 +24,13 @@ fn attention() -> AttentionConfig {
 }
 
 fn mixers() -> Vec<(&'static str, MixerConfig)> {
-    let gated = AttentionConfig { gate: Some(GateConfig::default()), qk_norm: true, qkv_bias: true, o_bias: true, ..attention() };
+    let gated = AttentionConfig {
+        gate: Some(GateConfig::default()),
+        qk_norm: true,
+        qkv_bias: true,
+        o_bias: true,
+        ..attention()
+    };
     let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
     let gla = |form| GlaConfig { form, gate_low_rank: 4, gate_logit_normalizer: 2.0, ..GlaConfig::new(2, 6, 10) };
     vec![
@@ -54,7 +60,8 @@ fn model(mixer: MixerConfig) -> ModelConfig {
 }
 
 fn given() -> Vec<(String, Vec<i32>)> {
-    let all: [(&str, &[i32]); 4] = [("ids", &IDS), ("targets", &TARGETS), ("positions", &POSITIONS), ("cu_seqlens", &CU)];
+    let all: [(&str, &[i32]); 4] =
+        [("ids", &IDS), ("targets", &TARGETS), ("positions", &POSITIONS), ("cu_seqlens", &CU)];
     all.into_iter().map(|(n, v)| (n.to_string(), v.to_vec())).collect()
 }
 
@@ -102,7 +109,8 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
             let w: Vec<f32> = (0..n).map(|i| (pseudo_random(&info.name, i) * scale) as f32).collect();
             memory.set(&info.name, Dtype::F32, &w);
         }
-        let mut e = Executor::new(whole, PlanOptions { fences: true, ..Default::default() }, &mut memory, pool.clone())?;
+        let mut e =
+            Executor::new(whole, PlanOptions { fences: true, ..Default::default() }, &mut memory, pool.clone())?;
         for (n, v) in given() {
             fill(&mut e, &n, &v);
         }

@@ -22,7 +22,10 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
         } else {
             let into_stream = info.name.ends_with("o_proj.weight") || info.name.ends_with("down_proj.weight");
             let deviation = if into_stream { DEVIATION / (2.0 * layers as f64).sqrt() } else { DEVIATION };
-            let stream = info.name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+            let stream = info
+                .name
+                .bytes()
+                .fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
             (0..n as u64).map(|i| deviation * normal(stream, i)).collect()
         };
         match info.ty.dtype {

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use memwall_formats::Dtype;
 use memwall_graph::ops::cross_entropy::CrossEntropy;
-use memwall_graph::{Executor, Graph, GraphError, Memory, Plan, PlanOptions, RunDim, Segment, Value, differentiate, fuse, prune, recompute, weights};
+use memwall_graph::{
+    Executor, Graph, GraphError, Memory, Plan, PlanOptions, RunDim, Segment, Value, differentiate, fuse, prune,
+    recompute, weights,
+};
 use memwall_kernels::Pool;
 use memwall_kernels::adamw::{AdamW, adamw};
 use memwall_kernels::gemm::Compute;
@@ -202,7 +205,18 @@ impl Trainer {
         let plan = PlanOptions { fences: options.fences, ..Default::default() };
         let step_graph = Executor::new(g, plan, &mut memory, pool.clone())?;
         let partial = vec![0.0; sum_of_squares_scratch(longest)];
-        Ok(Trainer { config, options, memory, step_graph, eval_graph: None, inputs, parameters, pool, partial, steps: 0 })
+        Ok(Trainer {
+            config,
+            options,
+            memory,
+            step_graph,
+            eval_graph: None,
+            inputs,
+            parameters,
+            pool,
+            partial,
+            steps: 0,
+        })
     }
 
     /// The model.
@@ -249,7 +263,12 @@ impl Trainer {
     ///
     /// # Errors
     /// If a batch does not fit, or loss or gradient are not finite: the weights are then unchanged.
-    pub fn step(&mut self, micro_batches: &[Batch], rate: f64, optimizer: &Optimizer) -> Result<StepReport, TrainError> {
+    pub fn step(
+        &mut self,
+        micro_batches: &[Batch],
+        rate: f64,
+        optimizer: &Optimizer,
+    ) -> Result<StepReport, TrainError> {
         let several = micro_batches.len() > 1;
         let mut loss = 0.0;
         for (i, batch) in micro_batches.iter().enumerate() {
@@ -262,7 +281,8 @@ impl Trainer {
         }
         let mut square = 0.0;
         for p in &self.parameters {
-            square += sum_of_squares(&self.pool, gradient(&self.step_graph, &self.memory, p, several), &mut self.partial);
+            square +=
+                sum_of_squares(&self.pool, gradient(&self.step_graph, &self.memory, p, several), &mut self.partial);
         }
         let gradient_norm = square.sqrt();
         if !loss.is_finite() || !gradient_norm.is_finite() {
@@ -281,7 +301,8 @@ impl Trainer {
                 step: self.steps + 1,
             };
             let names = [p.name.clone(), first_moment(&p.name), second_moment(&p.name)];
-            let grad: Option<Vec<f32>> = several.then(|| self.memory.get::<f32>(&gradient_name(&p.name)).map(<[f32]>::to_vec)).flatten();
+            let grad: Option<Vec<f32>> =
+                several.then(|| self.memory.get::<f32>(&gradient_name(&p.name)).map(<[f32]>::to_vec)).flatten();
             let grad = grad.as_deref().unwrap_or_else(|| self.step_graph.output(&gradient_name(&p.name)));
             if let Some([w, m, v]) = self.memory.get_many_mut::<f32, 3>([&names[0], &names[1], &names[2]]) {
                 adamw(&self.pool, &update, w, grad, m, v);
@@ -302,9 +323,12 @@ impl Trainer {
             g.output("loss", loss);
             g.output("nll", nll);
             g.output("logits", logits);
-            self.eval_graph = Some(Executor::new(fuse(&g), PlanOptions::default(), &mut self.memory, self.pool.clone())?);
+            self.eval_graph =
+                Some(Executor::new(fuse(&g), PlanOptions::default(), &mut self.memory, self.pool.clone())?);
         }
-        let Some(e) = self.eval_graph.as_mut() else { return Err(TrainError::Batch { what: "no evaluation graph".into() }) };
+        let Some(e) = self.eval_graph.as_mut() else {
+            return Err(TrainError::Batch { what: "no evaluation graph".into() });
+        };
         let inputs = inputs(e.graph(), &self.options)?;
         feed(e, &inputs, batch, &self.options)?;
         e.run(&mut self.memory)?;
@@ -356,7 +380,9 @@ fn feed(e: &mut Executor, inputs: &Inputs, batch: &Batch, options: &TrainerOptio
     if n > options.tokens || batch.lengths.len() > options.sequences {
         let what = format!(
             "{n} tokens in {} sequences; planned for {} in {}",
-            batch.lengths.len(), options.tokens, options.sequences
+            batch.lengths.len(),
+            options.tokens,
+            options.sequences
         );
         return Err(TrainError::Batch { what });
     }

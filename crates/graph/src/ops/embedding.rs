@@ -44,7 +44,7 @@ impl Op for Embedding {
         check_ids(ids, table.axis(0))?;
         match io.in_dtype(1) {
             Dtype::F32 | Dtype::F64 => real!(io.out_dtype(0), T => {
-                embedding::<T>(io.pool(), table.axis(1), io.input(1), bytemuck::cast_slice(ids), io.output(0));
+                embedding::<T>(io.pool(), table.axis(1), io.input(1), ids, io.output(0));
             }),
             dtype => {
                 let w = Weights { dtype, bytes: io.in_bytes(1), n: table.axis(0), k: table.axis(1) };
@@ -101,7 +101,7 @@ impl Op for EmbeddingBackward {
         real!(io.out_dtype(0), T => {
             let table = io.output::<T>(0);
             table.fill(bytemuck::Zeroable::zeroed());
-            embedding_backward::<T>(io.pool(), sizes.axis(1), bytemuck::cast_slice(ids), io.input(1), table);
+            embedding_backward::<T>(io.pool(), sizes.axis(1), ids, io.input(1), table);
         });
         Ok(())
     }

@@ -115,7 +115,18 @@ impl Op for Gla {
             let g = gate::<T>(op.gate, io, 4);
             let (q, k, v) = (io.input(0), io.input(1), io.input(2));
             gla_forward::<T>(
-                io.pool(), &op.kernel, op.form(cu), q, k, v, g, cu, initial, io.output(0), io.output(1), io.scratch(),
+                io.pool(),
+                &op.kernel,
+                op.form(cu),
+                q,
+                k,
+                v,
+                g,
+                cu,
+                initial,
+                io.output(0),
+                io.output(1),
+                io.scratch(),
             );
         }
         real!(io.out_dtype(0), T => go::<T>(self, io));
@@ -193,7 +204,22 @@ impl Op for GlaBackward {
             let dg: &mut [T] = if f.gates() == 1 { io.output(3) } else { &mut [] };
             let d_initial = f.initial_state.then(|| io.output::<T>(3 + f.gates()));
             gla_backward::<T>(
-                io.pool(), &f.kernel, f.form(cu), q, k, v, g, cu, initial, io.input(n), d_final, dq, dk, dv, dg, d_initial,
+                io.pool(),
+                &f.kernel,
+                f.form(cu),
+                q,
+                k,
+                v,
+                g,
+                cu,
+                initial,
+                io.input(n),
+                d_final,
+                dq,
+                dk,
+                dv,
+                dg,
+                d_initial,
                 io.scratch(),
             );
         }

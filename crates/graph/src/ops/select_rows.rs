@@ -30,7 +30,7 @@ impl Op for SelectRows {
             return Err(format!("row {row} of {n}"));
         }
         let width = io.in_sizes(0).axis(1);
-        real!(io.out_dtype(0), T => embedding::<T>(io.pool(), width, io.input(0), bytemuck::cast_slice(rows), io.output(0)));
+        real!(io.out_dtype(0), T => embedding::<T>(io.pool(), width, io.input(0), rows, io.output(0)));
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Op for SpreadRows {
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         let width = io.out_sizes(0).axis(1);
-        let rows = bytemuck::cast_slice(io.input::<i32>(0));
+        let rows = io.input::<i32>(0);
         real!(io.out_dtype(0), T => {
             let x = io.output::<T>(0);
             x.fill(bytemuck::Zeroable::zeroed());

@@ -3,9 +3,9 @@
 //! S_t = diag(α_t) S_{t−1} + k_t v_tᵀ, o_t = K^{−1/2} q_tᵀ S_t, with α = exp(logsigmoid(x W₁ W₂ + b) / τ);
 //! y = (RMSNorm_head(o) ⊙ silu(x W_g)) W_o.
 
+use memwall_graph::ops;
 use memwall_graph::ops::gla::{GateShape, Gla, GlaStep};
 use memwall_graph::ops::pointwise::Unary;
-use memwall_graph::ops;
 use memwall_graph::{Graph, GraphError, Value};
 use memwall_kernels::gla::{Form as KernelForm, Gla as Kernel};
 use serde::{Deserialize, Serialize};
@@ -126,7 +126,11 @@ impl GlaConfig {
     }
 
     fn kernel(&self, g: &Graph) -> Kernel {
-        Kernel { kv_heads: self.kv_heads(), compute: g.compute(), ..Kernel::new(self.heads, self.key_width, self.value_width) }
+        Kernel {
+            kv_heads: self.kv_heads(),
+            compute: g.compute(),
+            ..Kernel::new(self.heads, self.key_width, self.value_width)
+        }
     }
 }
 
@@ -139,7 +143,14 @@ impl Mixer for GlaConfig {
         &[Form::Parallel, Form::Chunked, Form::Recurrent]
     }
 
-    fn forward(&self, g: &mut Graph, types: &WeightTypes, name: &str, x: Value, seqs: &Sequences) -> Result<Value, GraphError> {
+    fn forward(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        name: &str,
+        x: Value,
+        seqs: &Sequences,
+    ) -> Result<Value, GraphError> {
         let rows = g.shape(x).dims()[0];
         let d_model = g.shape(x).width().ok_or_else(|| g.refused("gla", "a model has a fixed width"))?;
         let (h, hk, k_width, v_width) = (self.heads, self.kv_heads(), self.key_width, self.value_width);
