@@ -27,6 +27,8 @@ pub enum TokenizerError {
     Encode(String),
     #[error("chat template: {0}")]
     Template(String),
+    #[error("the tokenizer cannot be written into a GGUF file: {0}")]
+    Export(String),
     #[error("tokenizer training: {0}")]
     Train(String),
 }

@@ -39,6 +39,13 @@ impl HuggingFace {
         let encoding = tokenizer.encode_fast(text, add_special).map_err(|e| TokenizerError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
+
+    /// The tokenizer as `tokenizer.json` has it.
+    pub fn json(&self) -> Result<Value, TokenizerError> {
+        let tokenizer = self.tokenizer.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = tokenizer.to_string(false).map_err(|e| TokenizerError::Export(e.to_string()))?;
+        serde_json::from_str(&text).map_err(|e| TokenizerError::Export(e.to_string()))
+    }
 }
 
 /// How the strings of a vocabulary spell bytes.

@@ -14,6 +14,7 @@ mod bpe;
 mod byte_level;
 mod chat_template;
 mod error;
+mod export;
 mod gguf;
 mod hugging_face;
 mod llama2c;

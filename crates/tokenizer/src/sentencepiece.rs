@@ -84,6 +84,11 @@ impl SentencePiece {
         SentencePiece { scores, byte_tokens, add_space_prefix, words_are_apart }
     }
 
+    /// The score of each token.
+    pub fn scores(&self) -> &[f32] {
+        &self.scores
+    }
+
     /// Appends the tokens of a text between special tokens. Bytes without a token go to `missing`, which says what
     /// stands for them.
     pub fn encode<E>(

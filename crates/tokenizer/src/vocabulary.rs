@@ -35,6 +35,18 @@ impl TokenKind {
             _ => return None,
         })
     }
+
+    /// The number of the kind in GGUF.
+    pub const fn id(self) -> i32 {
+        match self {
+            TokenKind::Normal => 1,
+            TokenKind::Unknown => 2,
+            TokenKind::Control => 3,
+            TokenKind::UserDefined => 4,
+            TokenKind::Unused => 5,
+            TokenKind::Byte => 6,
+        }
+    }
 }
 
 /// Tokens in the order of their ids, in one allocation, with a table from bytes to id.

@@ -291,6 +291,77 @@ fn a_folder_tells_bos_ends_and_template() {
     assert!(error.contains("tokenizer.json"), "{error}");
 }
 
+/// The same text gives the same ids and the same text back.
+fn assert_same(one: &Tokenizer, other: &Tokenizer, texts: &[&str]) {
+    assert_eq!(one.vocab_size(), other.vocab_size());
+    assert_eq!((one.bos(), one.eos(), one.ends()), (other.bos(), other.eos(), other.ends()));
+    for text in texts {
+        for (add_special, parse_special) in [(false, false), (true, false), (false, true)] {
+            let ids = one.encode(text, add_special, parse_special).unwrap();
+            assert_eq!(other.encode(text, add_special, parse_special).unwrap(), ids, "{text:?}");
+            assert_eq!(one.decode(&ids, true).unwrap(), other.decode(&ids, true).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_trained_vocabulary_is_the_same_through_gguf() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = trained(folder.path(), "tokenizer.json", 350);
+    let mut keys = Metadata::new("x.gguf");
+    trained.put_gguf_keys(&mut keys).unwrap();
+    assert_eq!(keys.require::<&str>("tokenizer.ggml.pre").unwrap(), "gpt-2");
+    let gguf = Tokenizer::from_gguf(&keys).unwrap();
+    assert_same(&trained, &gguf, &[TEXT, "", "<|endoftext|>x", "\u{0}\u{7f} ÿ狐狐  \n\t x"]);
+    assert!(gguf.put_gguf_keys(&mut keys).is_err());
+}
+
+#[test]
+fn a_sentencepiece_vocabulary_with_merges_is_the_same_through_gguf() {
+    let pieces = ["▁", "t", "h", "e", "th", "▁t", "he", "▁the", "ü"];
+    let mut vocab: serde_json::Map<String, serde_json::Value> = serde_json::Map::new();
+    for name in
+        ["<unk>".to_string(), "<s>".into(), "</s>".into()].into_iter().chain((0..=255).map(|b| format!("<0x{b:02X}>")))
+    {
+        vocab.insert(name, vocab.len().into());
+    }
+    for piece in pieces {
+        vocab.insert(piece.into(), vocab.len().into());
+    }
+    let added = ["<unk>", "<s>", "</s>"].iter().enumerate().map(|(id, name)| {
+        serde_json::json!({"id": id, "content": name, "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false})
+    });
+    let json = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "vocab": vocab, "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+            "merges": ["h e", "▁ t", "▁t he", "t h"]},
+    });
+    let json = json.to_string();
+    let hugging_face = Tokenizer::from_json(Path::new("tokenizer.json"), json.as_bytes()).unwrap();
+    let mut keys = Metadata::new("x.gguf");
+    hugging_face.put_gguf_keys(&mut keys).unwrap();
+    keys.insert("tokenizer.ggml.eos_token_id", 2u32);
+    let gguf = Tokenizer::from_gguf(&keys).unwrap();
+    assert_eq!(gguf.encode("the the é", true, false).unwrap(), hugging_face.encode("the the é", true, false).unwrap());
+    for text in ["the", " the  thü", "é", "th\ne", "a狐</s>"] {
+        let ids = hugging_face.encode(text, false, false).unwrap();
+        assert_eq!(gguf.encode(text, false, false).unwrap(), ids, "{text:?}");
+        assert_eq!(hugging_face.decode(&ids, true).unwrap(), text);
+        assert_eq!(gguf.decode(&ids, true).unwrap(), text);
+    }
+}
+
 fn render(source: &str, messages: &[Message]) -> Result<String, TokenizerError> {
     ChatTemplate::new(source, Some("<s>".into()), Some("</s>".into()))?.render(messages, true)
 }

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use memwall_formats::Container;
+use memwall_formats::{Container, gguf::Metadata};
 use memwall_testdata::data;
 use memwall_tokenizer::{Message, StreamDecoder, Tokenizer};
 
@@ -113,6 +113,21 @@ fn a_llama2c_checkpoint_finds_the_tokenizer_beside_it() {
     assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
     let error = Tokenizer::open(folder.join("stories260K-restored.bin")).unwrap_err().to_string();
     assert!(error.contains("stories260K-restored.bin") && error.contains("512 tokens"), "{error}");
+}
+
+#[test]
+fn a_llama2c_tokenizer_is_the_same_through_gguf() {
+    let Some(folder) = data("models-llama2c") else { return };
+    let llama2c = Tokenizer::open(folder.join("aidreams260K-tok512.bin")).unwrap();
+    let mut keys = Metadata::new("x.gguf");
+    llama2c.put_gguf_keys(&mut keys).unwrap();
+    let gguf = Tokenizer::from_gguf(&keys).unwrap();
+    for text in ["Once upon a time, there was a café.", "", " \n  x", "日本"] {
+        let ids = llama2c.encode(text, true, false).unwrap();
+        assert_eq!(gguf.encode(text, true, false).unwrap(), ids);
+        assert_eq!(gguf.decode(&ids, false).unwrap(), text);
+    }
+    assert_eq!(llama2c.ends(), gguf.ends());
 }
 
 #[test]
