@@ -124,8 +124,10 @@ impl Tokenizer {
         let mut tokenizer = Tokenizer::from_json(&file, &json)?;
         let beside = |name: &str| read_json(&folder.join(name));
         let config = beside("tokenizer_config.json")?;
+        tokenizer.roles.eos = None;
         tokenizer.take_roles(&[config.clone(), beside("special_tokens_map.json")?]);
         tokenizer.take_ends(&[beside("generation_config.json")?, beside("config.json")?]);
+        tokenizer.guess_eos();
         let source = match read(&folder.join("chat_template.jinja"))? {
             Some(source) => Some(String::from_utf8_lossy(&source).into_owned()),
             None => template_in(&config).map(String::from),
@@ -164,6 +166,7 @@ impl Tokenizer {
             chat_template: None,
         };
         tokenizer.observe(&parts);
+        tokenizer.guess_eos();
         Ok(tokenizer)
     }
 
@@ -181,6 +184,13 @@ impl Tokenizer {
         self.roles.add_eos = with_special.len() > plain.len() && with_special.last() != plain.last();
         if self.roles.add_bos {
             self.roles.bos = with_special.first().copied();
+        }
+    }
+
+    /// Where no file says what EOS is and one token is known as an end, that one.
+    fn guess_eos(&mut self) {
+        if self.roles.eos.is_none() && self.roles.ends.len() == 1 {
+            self.roles.eos = self.roles.ends.first().copied();
         }
     }
 

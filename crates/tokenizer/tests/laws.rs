@@ -233,7 +233,7 @@ fn training_is_deterministic_and_gives_the_size_asked_for() {
     assert_eq!(first.vocab_size(), 300);
     let end = first.special("<|endoftext|>").unwrap();
     assert_eq!(end, 0);
-    assert!(first.is_end(end));
+    assert!(first.is_end(end) && first.eos() == Some(end));
     let ids = first.encode(TEXT, false, false).unwrap();
     assert!(ids.len() * 5 < TEXT.len() * 4, "{} tokens for {} bytes", ids.len(), TEXT.len());
     assert_eq!(first.decode(&ids, false).unwrap(), TEXT);
