@@ -38,7 +38,7 @@ pub struct ChatTemplate {
 const NAME: &str = "chat_template";
 
 /// Instructions that a template may cost, so that none runs for ever.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 10_000_000;
 
 impl ChatTemplate {
     /// Compiles a template; `bos` and `eos` are what `bos_token` and `eos_token` stand for in it.

@@ -5,17 +5,19 @@ use std::{
     borrow::Cow,
     collections::BTreeSet,
     fs, io,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use crate::{
     ChatTemplate, Model, Roles, Tokenizer, TokenizerError,
     byte_level::{self, ByteTable},
     gguf::ends_by_name,
+    merges,
     sentencepiece::{SPACE, byte_of_name},
     special::Specials,
     vocabulary::{TokenKind, Vocabulary},
@@ -36,7 +38,7 @@ impl HuggingFace {
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
         let mut tokenizer = self.tokenizer.lock().unwrap_or_else(PoisonError::into_inner);
         tokenizer.set_encode_special_tokens(!parse_special);
-        let encoding = tokenizer.encode_fast(text, add_special).map_err(|e| TokenizerError::Encode(e.to_string()))?;
+        let encoding = guarded(|| tokenizer.encode_fast(text, add_special)).map_err(TokenizerError::Encode)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -45,6 +47,14 @@ impl HuggingFace {
         let tokenizer = self.tokenizer.lock().unwrap_or_else(PoisonError::into_inner);
         let text = tokenizer.to_string(false).map_err(|e| TokenizerError::Export(e.to_string()))?;
         serde_json::from_str(&text).map_err(|e| TokenizerError::Export(e.to_string()))
+    }
+}
+
+/// Calls the library, which gives up with a panic on some damaged tokenizers.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match panic::catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("the tokenizers library gave up on it".into()),
     }
 }
 
@@ -70,6 +80,14 @@ struct Parts {
     pre_tokenizer: Value,
     #[serde(default)]
     decoder: Value,
+    model: ModelPart,
+}
+
+#[derive(Deserialize)]
+struct ModelPart {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    merges: Option<IgnoredAny>,
 }
 
 impl Parts {
@@ -149,7 +167,10 @@ impl Tokenizer {
         let damaged = |problem: String| TokenizerError::Damaged { file: file.to_path_buf(), problem };
         let parts: Parts =
             serde_json::from_slice(json).map_err(|e| damaged(format!("should be a tokenizer in JSON, but: {e}")))?;
-        let mut library = tokenizers::Tokenizer::from_bytes(json)
+        if parts.model.kind.as_deref().unwrap_or("BPE") == "BPE" && parts.model.merges.is_some() {
+            merges::check(json).map_err(damaged)?;
+        }
+        let mut library = guarded(|| tokenizers::Tokenizer::from_bytes(json))
             .map_err(|e| damaged(format!("should be a tokenizer in JSON, but: {e}")))?;
         library.with_padding(None);
         library.with_truncation(None).map_err(|e| damaged(e.to_string()))?;

@@ -18,6 +18,7 @@ mod export;
 mod gguf;
 mod hugging_face;
 mod llama2c;
+mod merges;
 mod open;
 mod pre_tokenizer;
 mod sentencepiece;

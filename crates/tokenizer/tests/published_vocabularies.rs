@@ -172,15 +172,16 @@ fn a_header_alone_is_enough() {
     assert_eq!(Tokenizer::from_container(&container).unwrap().vocab_size(), 50257);
 }
 
-/// Prints its figures; bound generously, for a machine that does other work as well.
+/// Prints its figures; the bounds are generous, for a machine that does other work as well. Quadratic merging would take
+/// minutes on the one word.
 #[test]
-fn a_megabyte_is_encoded_in_seconds_at_most() {
+fn a_megabyte_and_a_very_long_word_are_encoded_in_seconds_at_most() {
     let Some(folder) = data("tokenizers") else { return };
-    let text = fs::read_to_string(folder.with_file_name("text").join("wikitext2-valid.txt")).unwrap();
-    let unbroken: String = text.chars().filter(|c| c.is_ascii_lowercase()).collect();
+    let prose = fs::read_to_string(folder.with_file_name("text").join("wikitext2-valid.txt")).unwrap();
+    let word: String = prose.chars().filter(char::is_ascii_lowercase).take(200_000).collect();
     for name in NAMES {
         let tokenizer = open(&folder, name);
-        for (kind, text) in [("prose", &text), ("one word", &unbroken)] {
+        for (kind, text) in [("prose", &prose), ("one word", &word)] {
             let start = Instant::now();
             let ids = tokenizer.encode(text, false, false).unwrap();
             let seconds = start.elapsed().as_secs_f64();
