@@ -29,6 +29,11 @@ pub(super) fn tokens_per_block(group: usize) -> usize {
     (ROWS / group).max(1)
 }
 
+/// Rows that a [`State`] has room for: those of a block, or all heads of one token.
+pub(super) fn most_rows(a: &Attention) -> usize {
+    (tokens_per_block(a.group()) * a.group()).max(a.heads)
+}
+
 /// Value width rounded up to whole vectors.
 pub(super) fn padded(width: usize) -> usize {
     width.next_multiple_of(WIDEST)
@@ -48,6 +53,8 @@ pub(super) struct Block<'a, T, K> {
     pub mask: Option<&'a BlockMask>,
     /// Number of the sequence in the batch: part of the counter of dropout.
     pub sequence: usize,
+    /// Which of the row states of a [`State`] this block uses; blocks that share one have as many rows.
+    pub slot: usize,
 }
 
 /// The state of each row of a block, and the tiles that it works on, in scratch memory.
@@ -68,7 +75,7 @@ pub(super) struct State<'a, T> {
 
 impl<'a, T: Real> State<'a, T> {
     fn sizes(a: &Attention) -> [usize; 10] {
-        let rows = tokens_per_block(a.group()) * a.group();
+        let rows = most_rows(a);
         let (k, v) = (a.key_width, padded(a.value_width));
         [rows * k, k * TILE, TILE * v, STRIP * TILE, rows, rows * WIDEST, rows * v, rows, rows, rows * v]
     }
@@ -102,63 +109,70 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
         keys.start / GROUP..keys.end.div_ceil(GROUP)
     }
 
-    /// Copies the queries together: row = token · group + head.
-    #[inline(always)]
-    pub(super) fn load_queries(&self, st: &mut State<T>) {
-        let (group, width, heads) = (self.attention.group(), self.attention.key_width, self.attention.heads);
-        // SAFETY: the block's tokens exist, and each has `group` heads from `q` on.
-        unsafe { copy_rows(self.q, heads * width, self.tokens.len(), group * width, st.q.as_mut_ptr(), group * width) }
+    /// The tiles of a group in which some row may see a key.
+    pub(super) fn tiles(&self, group: usize) -> impl Iterator<Item = usize> + use<T, K> {
+        let keys = union(self.tokens);
+        let first = (group * GROUP).max(keys.start / TILE * TILE);
+        (first..((group + 1) * GROUP).min(keys.end)).step_by(TILE)
     }
 
-    /// Sets the rows' states to: no key seen.
+    /// Where the state holds row `row`.
+    #[inline(always)]
+    fn at(&self, row: usize) -> usize {
+        self.slot * self.rows() + row
+    }
+
+    /// Copies the queries together (row = token · group + head), and sets the rows' states to: no key seen.
     #[inline(always)]
     pub(super) fn begin(&self, st: &mut State<T>) {
-        let rows = self.rows();
-        st.row_top[..rows].fill(T::NEG_INFINITY);
-        st.row_sum[..rows].fill(T::ZERO);
-        st.row_output[..rows * padded(self.attention.value_width)].fill(T::ZERO);
+        let (group, width, heads) = (self.attention.group(), self.attention.key_width, self.attention.heads);
+        let to = st.q[self.at(0) * width..][..self.rows() * width].as_mut_ptr();
+        // SAFETY: the block's tokens exist, and each has `group` heads from `q` on.
+        unsafe { copy_rows(self.q, heads * width, self.tokens.len(), group * width, to, group * width) }
+        let (rows, width) = (self.at(0)..self.at(self.rows()), padded(self.attention.value_width));
+        st.row_top[rows.clone()].fill(T::NEG_INFINITY);
+        st.row_sum[rows.clone()].fill(T::ZERO);
+        st.row_output[rows.start * width..rows.end * width].fill(T::ZERO);
     }
 
-    /// Attends to the keys of a group, from nothing.
+    /// Sets the state of the group to: no key seen.
     #[inline(always)]
-    pub(super) fn attend<S: Simd<E = T>>(&self, s: S, group: usize, st: &mut State<T>) {
-        let rows = self.rows();
-        let value_width = padded(self.attention.value_width);
-        st.top[..rows].fill(T::NEG_INFINITY);
-        st.lanes[..rows * S::LANES].fill(T::ZERO);
-        st.output[..rows * value_width].fill(T::ZERO);
+    pub(super) fn begin_group<S: Simd<E = T>>(&self, _: S, st: &mut State<T>) {
+        let (rows, width) = (self.at(0)..self.at(self.rows()), padded(self.attention.value_width));
+        st.top[rows.clone()].fill(T::NEG_INFINITY);
+        st.lanes[rows.start * S::LANES..rows.end * S::LANES].fill(T::ZERO);
+        st.output[rows.start * width..rows.end * width].fill(T::ZERO);
+    }
 
-        let keys = union(self.tokens);
-        let shared =
-            self.tokens.iter().map(|t| t.lo).max().unwrap_or(0)..self.tokens.iter().map(|t| t.hi).min().unwrap_or(0);
+    /// Attends to the keys of one tile.
+    #[inline(always)]
+    pub(super) fn attend<S: Simd<E = T>>(&self, s: S, tile: usize, st: &mut State<T>) {
+        let rows = self.rows();
+        let tokens = self.tokens.len();
+        let value_width = padded(self.attention.value_width);
+        let whole = |token: &Token| token.lo <= tile && tile + TILE <= token.hi;
         let mut bits = [!0u64; TOKENS];
-        let first = (group * GROUP).max(keys.start / TILE * TILE);
-        for tile in (first..((group + 1) * GROUP).min(keys.end)).step_by(TILE) {
-            let whole = self.mask.is_none() && shared.start <= tile && tile + TILE <= shared.end;
-            if whole {
-                bits[..self.tokens.len()].fill(!0);
-            } else {
-                for (bits, token) in bits.iter_mut().zip(self.tokens) {
-                    *bits = token.bits(tile, self.mask);
-                }
+        if self.mask.is_some() || !self.tokens.iter().all(whole) {
+            for (bits, token) in bits.iter_mut().zip(self.tokens) {
+                *bits = token.bits(tile, self.mask);
             }
-            let any = bits[..self.tokens.len()].iter().fold(0, |a, b| a | b);
-            if any == 0 {
-                continue;
-            }
-            let present = tile + any.trailing_zeros() as usize..tile + TILE - any.leading_zeros() as usize;
-            if present.len() < TILE {
-                st.keys.fill(T::ZERO);
-            }
-            // SAFETY: visible keys exist; the scratch was cut for these widths.
-            unsafe {
-                self.keys.keys_transposed(tile, present.clone(), self.attention.key_width, st.keys.as_mut_ptr());
-                let values = st.values.as_mut_ptr();
-                self.keys.values(tile, present, self.attention.value_width, value_width, values);
-            }
-            for row in (0..rows).step_by(STRIP) {
-                self.strip(s, tile, row..(row + STRIP).min(rows), &bits, st);
-            }
+        }
+        let any = bits[..tokens].iter().fold(0, |a, b| a | b);
+        if any == 0 {
+            return;
+        }
+        let present = tile + any.trailing_zeros() as usize..tile + TILE - any.leading_zeros() as usize;
+        if present.len() < TILE {
+            st.keys.fill(T::ZERO);
+        }
+        // SAFETY: visible keys exist; the scratch was cut for these widths.
+        unsafe {
+            self.keys.keys_transposed(tile, present.clone(), self.attention.key_width, st.keys.as_mut_ptr());
+            let values = st.values.as_mut_ptr();
+            self.keys.values(tile, present, self.attention.value_width, value_width, values);
+        }
+        for row in (0..rows).step_by(STRIP) {
+            self.strip(s, tile, row..(row + STRIP).min(rows), &bits, st);
         }
     }
 
@@ -174,7 +188,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
         }
         // SAFETY: q holds all rows of `width`, keys `width` rows of 64, scores a strip of 64.
         unsafe {
-            let q = Left { at: st.q.as_ptr().add(rows.start * width), row: width, step: 1 };
+            let q = Left { at: st.q.as_ptr().add(self.at(rows.start) * width), row: width, step: 1 };
             let k = Right { at: st.keys.as_ptr(), step: TILE };
             let scores = Out { at: st.scores.as_mut_ptr(), row: TILE };
             product(s, (rows.len(), TILE), width, q, k, scores, false);
@@ -205,7 +219,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
                     let weights = st.scores.as_ptr().add((first - rows.start) * TILE + from);
                     let p = Left { at: weights, row: TILE, step: 1 };
                     let v = Right { at: st.values.as_ptr().add(from * value_width), step: value_width };
-                    let o = Out { at: st.output.as_mut_ptr().add(first * value_width), row: value_width };
+                    let o = Out { at: st.output.as_mut_ptr().add(self.at(first) * value_width), row: value_width };
                     product(s, (next - first, value_width), to - from, p, v, o, true);
                 }
             }
@@ -235,6 +249,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
             greatest = s.max(v, greatest);
         }
         let greatest = s.reduce_max(greatest);
+        let row = self.at(row);
         let lanes = &mut st.lanes[row * S::LANES..][..S::LANES];
         let mut sum = s.load(lanes);
         let mut top = st.top[row];
@@ -267,7 +282,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
     #[inline(always)]
     pub(super) fn fold<S: Simd<E = T>>(&self, s: S, st: &mut State<T>) {
         let width = padded(self.attention.value_width);
-        for row in 0..self.rows() {
+        for row in self.at(0)..self.at(self.rows()) {
             let sum = s.sum(s.load(&st.lanes[row * S::LANES..]));
             let group = (st.top[row], sum, &st.output[row * width..][..width]);
             let output = &mut st.row_output[row * width..][..width];
@@ -288,6 +303,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
         let width = padded(self.attention.value_width);
         for row in 0..self.rows() {
             let Some(to) = partial(row) else { continue };
+            let row = self.at(row);
             *to.top = st.top[row];
             *to.sum = s.sum(s.load(&st.lanes[row * S::LANES..]));
             to.output.copy_from_slice(&st.output[row * width..][..width]);
@@ -307,6 +323,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
         let (group, width) = (self.attention.group(), padded(self.attention.value_width));
         for row in 0..self.rows() {
             let (o, lse) = out(row / group, self.head + row % group);
+            let row = self.at(row);
             let state = (st.row_top[row], st.row_sum[row], &st.row_output[row * width..][..width]);
             finish_row(s, state, o, lse);
         }

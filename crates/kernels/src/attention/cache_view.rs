@@ -29,6 +29,21 @@ impl CacheView<'_> {
     /// The formats that can be read.
     pub const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q8_0];
 
+    /// Reads a word of every line of rows `keys` that KV heads `heads` of `all` occupy.
+    #[inline(always)]
+    pub(super) fn touch(&self, sequence: usize, keys: Range<usize>, heads: &Range<usize>, all: usize) {
+        let bytes = self.row_stride_bytes;
+        let (first, last) = (bytes * heads.start / all, bytes * heads.end / all);
+        stretches(self, sequence, keys, |_, rows, n| {
+            for j in 0..n {
+                for line in (j * bytes + first..j * bytes + last).step_by(64) {
+                    // SAFETY: seen keys have slots, and `last` ends at most at the next slot's start.
+                    unsafe { rows.add(line).read_volatile() };
+                }
+            }
+        });
+    }
+
     /// Panics unless slots `slots` of `sequence` lie inside, with rows of `row` elements.
     pub(super) fn assert_holds(&self, sequence: usize, slots: usize, row: usize) {
         assert!(Self::DTYPES.contains(&self.dtype), "a cache of {} cannot be read", self.dtype);
@@ -199,7 +214,7 @@ impl Rows {
     }
 }
 
-/// Decoding whole tiles, and asking for the rows of the next one on the way.
+/// Decoding whole tiles.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use super::super::tile::avx512::transpose_16;
@@ -209,16 +224,6 @@ mod avx512 {
     #[inline(always)]
     fn first(n: usize) -> u64 {
         if n >= 64 { !0 } else { (1 << n) - 1 }
-    }
-
-    /// Asks for the row one tile further on; beyond the end of the cache this does nothing.
-    #[inline(always)]
-    fn ahead(row: *const u8, stride: usize, bytes: usize) {
-        let next = row.wrapping_add(TILE * stride);
-        for line in (0..bytes).step_by(64) {
-            // SAFETY: a prefetch never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast()) };
-        }
     }
 
     /// f16 (or bf16) rows transposed to f32: pairs of elements first, as if they were 32 bits wide.
@@ -248,7 +253,6 @@ mod avx512 {
                     let mut pairs = [_mm512_setzero_si512(); 16];
                     for (i, pairs) in pairs.iter_mut().enumerate().take(part) {
                         let row = from.add((j + i) * stride + 2 * d);
-                        ahead(row, stride, 2 * left);
                         *pairs = _mm512_maskz_loadu_epi16(first(left) as __mmask32, row.cast());
                     }
                     for (i, &pair) in transpose_16(pairs).iter().enumerate().take(left.div_ceil(2)) {
@@ -288,7 +292,6 @@ mod avx512 {
     ) {
         for j in 0..n {
             let row = from.wrapping_add(j * stride);
-            ahead(row, stride, 2 * width);
             for d in (0..padded).step_by(16) {
                 let mask = first(width.saturating_sub(d).min(16)) as __mmask16;
                 // SAFETY: the mask ends at the row's end; `padded` is a multiple of 16.
@@ -326,7 +329,6 @@ mod avx512 {
                     let mut scales = [[0u16; 16]; 2];
                     for (i, codes) in codes.iter_mut().enumerate().take(part) {
                         let block = from.add((j + i) * stride + d / 32 * 34);
-                        ahead(block, stride, 34 * blocks);
                         scales[0][i] = block.cast::<u16>().read_unaligned();
                         *codes = _mm512_castsi256_si512(_mm256_loadu_si256(block.add(2).cast()));
                         if blocks == 2 {
@@ -373,7 +375,6 @@ mod avx512 {
     ) {
         for j in 0..n {
             let row = from.wrapping_add(j * stride);
-            ahead(row, stride, width / 32 * 34);
             for d in (0..width).step_by(32) {
                 // SAFETY: whole blocks exist; `padded` is not below `width`.
                 unsafe {

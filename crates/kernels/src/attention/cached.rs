@@ -1,10 +1,10 @@
 //! Attention over a cache: decoding and prefill, rows of any mixture of sequences and positions.
 
 use super::Attention;
-use super::block::{Block, Partial, State, TOKENS, finish_row, fold_row, padded, tokens_per_block};
+use super::block::{Block, Partial, State, TOKENS, finish_row, fold_row, most_rows, padded, tokens_per_block};
 use super::cache_view::{CacheHead, CacheView};
 use super::scratch::{PerWorker, SLACK, Scratch, bytes, span};
-use super::visible::{GROUP, Token};
+use super::visible::{GROUP, TILE, Token};
 use crate::disjoint::Disjoint;
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};
@@ -22,6 +22,8 @@ pub struct CacheRow {
 
 /// With no more rows than this, threads share the keys of a row, group by group.
 const FEW_ROWS: usize = 8;
+/// Tasks that each thread should get, where there is a choice.
+const TASKS_PER_THREAD: usize = 3;
 
 /// The groups that a row sees.
 fn groups(a: &Attention, row: &CacheRow) -> Range<usize> {
@@ -83,6 +85,13 @@ pub fn attention_cached(
     let (blocks, starts) = cut_blocks(rows, tokens_per_block(a.group()), &mut scratch);
     let slots = rows.iter().map(|row| groups(a, row).len()).max().unwrap_or(0);
     let shared = n <= FEW_ROWS && slots > 1 && pool.threads() > 1;
+    // Heads that a state has room for, and that leave a few tasks for each thread.
+    let longest = starts.windows(2).map(|s| (s[1] - s[0]) as usize).max().unwrap_or(1);
+    let room = (most_rows(a) / (longest * a.group())).max(1);
+    let units = blocks * a.kv_heads * if shared { slots } else { 1 };
+    let heads_each = if pool.threads() == 1 { a.kv_heads } else { units / (TASKS_PER_THREAD * pool.threads()) };
+    let heads_each = heads_each.min(room).clamp(1, a.kv_heads);
+    let heads_each = a.kv_heads.div_ceil(a.kv_heads.div_ceil(heads_each));
     let partials = scratch.take::<f32>(if shared { partial_elements(a, n, slots) } else { 0 });
     let states = scratch.per_worker(pool.threads(), State::<f32>::bytes(a));
     let call = &Call {
@@ -94,6 +103,7 @@ pub fn attention_cached(
         slopes: alibi_slopes,
         starts,
         slots,
+        heads_each,
         partials: Disjoint::new(partials),
         o: Disjoint::new(o),
         lse: Disjoint::new(lse),
@@ -101,11 +111,13 @@ pub fn attention_cached(
     };
     if shared {
         let groups = (0..blocks).map(|block| call.block_groups(block).len()).max().unwrap_or(0);
-        let tasks = blocks * groups * a.kv_heads;
+        let tasks = blocks * groups * a.kv_heads.div_ceil(heads_each);
         pool.run(tasks, |task, worker| f32::dispatch(GroupTask { call, groups, task, worker }));
         pool.run(n * a.kv_heads, |task, _| f32::dispatch(FoldTask { call, task }));
     } else {
-        pool.run(blocks * a.kv_heads, |task, worker| f32::dispatch(BlockTask { call, task, worker }));
+        pool.run(blocks * a.kv_heads.div_ceil(heads_each), |task, worker| {
+            f32::dispatch(BlockTask { call, task, worker })
+        });
     }
 }
 
@@ -134,6 +146,8 @@ struct Call<'a> {
     starts: &'a [u32],
     /// Most groups that a row sees.
     slots: usize,
+    /// KV heads of a task.
+    heads_each: usize,
     partials: Disjoint<'a, f32>,
     o: Disjoint<'a, f32>,
     lse: Disjoint<'a, f32>,
@@ -142,15 +156,11 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     #[inline(always)]
-    fn block<'t>(&self, block: usize, kv_head: usize, tokens: &'t mut [Token; TOKENS]) -> Block<'t, f32, CacheHead<'a>>
+    fn block<'t>(&self, part: &Part, kv_head: usize, tokens: &'t [Token; TOKENS]) -> Block<'t, f32, CacheHead<'a>>
     where
         'a: 't,
     {
-        let (a, first) = (self.a, self.starts[block] as usize);
-        let rows = &self.rows[first..self.starts[block + 1] as usize];
-        for (token, row) in tokens.iter_mut().zip(rows) {
-            *token = Token::new(a, row.position, row.position + 1, row.position + 1);
-        }
+        let (a, first, rows) = (self.a, part.first, self.rows_of(part.block));
         let head = kv_head * a.group();
         Block {
             attention: a,
@@ -161,15 +171,57 @@ impl<'a> Call<'a> {
             slopes: self.slopes,
             mask: None,
             sequence: rows[0].sequence,
+            slot: kv_head - part.heads.start,
         }
+    }
+
+    fn rows_of(&self, block: usize) -> &'a [CacheRow] {
+        &self.rows[self.starts[block] as usize..self.starts[block + 1] as usize]
+    }
+
+    /// Number `part` of the heads of `block`, and the tokens of that block.
+    fn part(&self, block: usize, part: usize, tokens: &mut [Token; TOKENS]) -> Part {
+        for (token, row) in tokens.iter_mut().zip(self.rows_of(block)) {
+            *token = Token::new(self.a, row.position, row.position + 1, row.position + 1);
+        }
+        let heads = part * self.heads_each..((part + 1) * self.heads_each).min(self.a.kv_heads);
+        Part { block, first: self.starts[block] as usize, heads }
     }
 
     /// The groups that some row of a block sees.
     fn block_groups(&self, block: usize) -> Range<usize> {
-        let rows = &self.rows[self.starts[block] as usize..self.starts[block + 1] as usize];
-        let of = |row| groups(self.a, row);
+        let (rows, of) = (self.rows_of(block), |row| groups(self.a, row));
         let start = rows.iter().map(|row| of(row).start).min().unwrap_or(0);
         start..rows.iter().map(|row| of(row).end).max().unwrap_or(0)
+    }
+
+    /// Reads a little of every line of these keys and values, for the heads of the part.
+    ///
+    /// Heads take their columns out of the rows of a tile in large steps, which the processor does not foresee: a walk
+    /// along the rows first makes decoding over a large f16 cache three times as fast, and prefetch instructions do not.
+    #[inline(always)]
+    fn touch(&self, part: &Part, keys: Range<usize>) {
+        if self.rows_of(part.block).len() <= FEW_ROWS {
+            let sequence = self.rows_of(part.block)[0].sequence;
+            self.k.touch(sequence, keys.clone(), &part.heads, self.a.kv_heads);
+            self.v.touch(sequence, keys, &part.heads, self.a.kv_heads);
+        }
+    }
+
+    /// Attends to a group of keys, all heads of the part tile by tile.
+    #[inline(always)]
+    fn attend<S: Simd<E = f32>>(&self, s: S, part: &Part, tokens: &[Token; TOKENS], group: usize, st: &mut State<f32>) {
+        for head in part.heads.clone() {
+            self.block(part, head, tokens).begin_group(s, st);
+        }
+        let tiles = self.block(part, part.heads.start, tokens).tiles(group);
+        let end = self.rows_of(part.block).iter().map(|row| row.position + 1).max().unwrap_or(0);
+        for tile in tiles {
+            self.touch(part, tile..(tile + TILE).min(end));
+            for head in part.heads.clone() {
+                self.block(part, head, tokens).attend(s, tile, st);
+            }
+        }
     }
 
     /// A state of row `row` and query head `head`: slot 0 its own, then one for each group that it sees.
@@ -204,7 +256,15 @@ impl<'a> Call<'a> {
     }
 }
 
-/// All keys of a block.
+/// Some KV heads of a block.
+struct Part {
+    block: usize,
+    /// First row of the block.
+    first: usize,
+    heads: Range<usize>,
+}
+
+/// All keys of a block, for some KV heads.
 struct BlockTask<'a> {
     call: &'a Call<'a>,
     task: usize,
@@ -217,25 +277,30 @@ impl Kernel<f32> for BlockTask<'_> {
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
         let c = self.call;
-        let (block, kv_head) = (self.task / c.a.kv_heads, self.task % c.a.kv_heads);
+        let parts = c.a.kv_heads.div_ceil(c.heads_each);
         let mut tokens = [Token::default(); TOKENS];
-        let first = c.starts[block] as usize;
-        let block = c.block(block, kv_head, &mut tokens);
+        let part = c.part(self.task / parts, self.task % parts, &mut tokens);
         // SAFETY: the pool runs one task at a time on each worker.
         let mut scratch = unsafe { c.states.of(self.worker) };
         let st = &mut State::cut(c.a, &mut scratch);
-        block.load_queries(st);
-        block.begin(st);
-        for group in block.groups() {
-            block.attend(s, group, st);
-            block.fold(s, st);
+        for head in part.heads.clone() {
+            c.block(&part, head, &tokens).begin(st);
         }
-        // SAFETY: the rows of a block belong to one task.
-        block.finish(s, st, |token, head| unsafe { c.out(first + token, head) });
+        for group in c.block_groups(part.block) {
+            c.attend(s, &part, &tokens, group, st);
+            for head in part.heads.clone() {
+                c.block(&part, head, &tokens).fold(s, st);
+            }
+        }
+        for head in part.heads.clone() {
+            // SAFETY: the rows and heads of a part belong to one task.
+            let out = |token, head| unsafe { c.out(part.first + token, head) };
+            c.block(&part, head, &tokens).finish(s, st, out);
+        }
     }
 }
 
-/// One group of keys of a block.
+/// One group of keys of a block, for some KV heads.
 struct GroupTask<'a> {
     call: &'a Call<'a>,
     /// Most groups of a block.
@@ -250,28 +315,33 @@ impl Kernel<f32> for GroupTask<'_> {
     #[inline(always)]
     fn run<S: Simd<E = f32>>(self, s: S) {
         let c = self.call;
+        let parts = c.a.kv_heads.div_ceil(c.heads_each);
         // Heads innermost: tasks that follow each other read the same stretch of the cache.
-        let (block, kv_head) = (self.task / c.a.kv_heads / self.groups, self.task % c.a.kv_heads);
+        let (block, part) = (self.task / parts / self.groups, self.task % parts);
         let seen = c.block_groups(block);
-        let group = seen.start + self.task / c.a.kv_heads % self.groups;
+        let group = seen.start + self.task / parts % self.groups;
         if group >= seen.end {
             return;
         }
         let mut tokens = [Token::default(); TOKENS];
-        let first = c.starts[block] as usize;
-        let block = c.block(block, kv_head, &mut tokens);
+        let part = c.part(block, part, &mut tokens);
         // SAFETY: the pool runs one task at a time on each worker.
         let mut scratch = unsafe { c.states.of(self.worker) };
         let st = &mut State::cut(c.a, &mut scratch);
-        block.load_queries(st);
-        block.attend(s, group, st);
+        for head in part.heads.clone() {
+            c.block(&part, head, &tokens).begin(st);
+        }
+        c.attend(s, &part, &tokens, group, st);
         let per_token = c.a.group();
-        block.hand_over(s, st, |row| {
-            let (row, head) = (first + row / per_token, block.head + row % per_token);
-            let seen = groups(c.a, &c.rows[row]);
-            // SAFETY: a group of keys of a block belongs to one task.
-            seen.contains(&group).then(|| unsafe { c.partial(row, head, 1 + group - seen.start) })
-        });
+        for head in part.heads.clone() {
+            let block = c.block(&part, head, &tokens);
+            block.hand_over(s, st, |row| {
+                let (row, head) = (part.first + row / per_token, block.head + row % per_token);
+                let seen = groups(c.a, &c.rows[row]);
+                // SAFETY: a group of keys of a part belongs to one task.
+                seen.contains(&group).then(|| unsafe { c.partial(row, head, 1 + group - seen.start) })
+            });
+        }
     }
 }
 

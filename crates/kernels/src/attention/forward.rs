@@ -131,14 +131,17 @@ impl<T: Real> Kernel<T> for Task<'_, T> {
             slopes: c.slopes,
             mask: c.mask,
             sequence,
+            slot: 0,
         };
         // SAFETY: the pool runs one task at a time on each worker.
         let mut scratch = unsafe { c.states.of(self.worker) };
         let st = &mut State::cut(a, &mut scratch);
-        block.load_queries(st);
         block.begin(st);
         for group in block.groups() {
-            block.attend(s, group, st);
+            block.begin_group(s, st);
+            for tile in block.tiles(group) {
+                block.attend(s, tile, st);
+            }
             block.fold(s, st);
         }
         block.finish(s, st, |token, head| {

@@ -25,6 +25,7 @@ mod cached;
 mod check;
 mod dropout;
 mod forward;
+pub mod materialized;
 mod merge;
 pub mod naive;
 mod product;
