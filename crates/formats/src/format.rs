@@ -80,12 +80,6 @@ pub enum FormatError {
         /// The value.
         value: f32,
     },
-    /// The format is read, never written.
-    #[error("{dtype} can be read but not written; {} can be written", names(writable()))]
-    ReadOnly {
-        /// The format asked for.
-        dtype: Dtype,
-    },
 }
 
 /// A number format: rows of f32 to bytes and back.
@@ -99,7 +93,7 @@ pub trait Format: Send + Sync {
     /// Encodes whole rows of `cols` values into exactly `dtype().row_bytes(cols)` bytes each.
     ///
     /// # Errors
-    /// Ragged rows, wrong buffer size, values that the format cannot hold, a format that is only read.
+    /// Ragged rows, wrong buffer size, values that the format cannot hold.
     fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError>;
 
     /// Decodes whole rows of `cols` values. Any bytes of the right length decode.
@@ -123,13 +117,8 @@ pub trait Format: Send + Sync {
     /// Bits of a code; all `2^code_bits` codes are valid.
     fn code_bits(&self) -> u32;
 
-    /// The largest |decoded - value| in a block whose largest |value| is `amax`; infinite for a format that is only read.
+    /// The largest |decoded - value| in a block whose largest |value| is `amax`.
     fn error_bound(&self, amax: f32) -> f32;
-
-    /// False for formats that are read, never written.
-    fn can_encode(&self) -> bool {
-        true
-    }
 }
 
 /// The format of a type.
@@ -155,11 +144,6 @@ pub fn format(dtype: Dtype) -> &'static dyn Format {
     }
 }
 
-/// Every type that can be written, in the order of `Dtype::ALL`.
-pub fn writable() -> impl Iterator<Item = Dtype> {
-    Dtype::ALL.into_iter().filter(|&d| format(d).can_encode())
-}
-
 /// Checks that `len` values are whole rows of whole blocks and that the buffer has the size that they take.
 ///
 /// # Errors
@@ -180,10 +164,7 @@ pub(crate) fn check_shape(dtype: Dtype, cols: usize, len: usize, have_bytes: usi
     Ok(())
 }
 
-fn names(types: impl Iterator<Item = Dtype>) -> String {
-    types.map(Dtype::name).collect::<Vec<_>>().join(", ")
-}
-
 fn formats_for_rows(cols: usize) -> String {
-    format!("for such rows: {}", names(writable().filter(|d| *d != Dtype::I32 && d.row_bytes(cols).is_some())))
+    let fitting = Dtype::ALL.into_iter().filter(|d| *d != Dtype::I32 && d.row_bytes(cols).is_some());
+    format!("for such rows: {}", fitting.map(Dtype::name).collect::<Vec<_>>().join(", "))
 }

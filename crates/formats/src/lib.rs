@@ -18,5 +18,5 @@ pub mod scalar;
 pub use container::{Container, ContainerFormat, FileError, TensorInfo};
 pub use dtype::Dtype;
 pub use f16le::F16Le;
-pub use format::{Format, FormatError, format, writable};
+pub use format::{Format, FormatError, format};
 pub use mix::{Mix, MixModel, MixTensor};

@@ -1,15 +1,11 @@
 //! Properties over arbitrary bytes, values and lengths.
 
-use memwall_formats::{Dtype, F16Le, FormatError, format, scalar, writable};
+use memwall_formats::{Dtype, F16Le, FormatError, format, scalar};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 fn any_dtype() -> impl Strategy<Value = Dtype> {
     prop::sample::select(Dtype::ALL.to_vec())
-}
-
-fn any_writable() -> impl Strategy<Value = Dtype> {
-    prop::sample::select(writable().collect::<Vec<_>>())
 }
 
 /// Floats by their bits (so of every magnitude, with NaN, infinities and subnormals) and floats as weights have them.
@@ -65,12 +61,12 @@ proptest! {
         let (mut x, mut bytes) = (vec![0.5; n], vec![0; len]);
         prop_assert_eq!(format(dtype).decode(cols, &bytes, &mut x).is_ok(), fits);
         let x = vec![3.0; n];
-        prop_assert_eq!(format(dtype).encode(cols, &x, &mut bytes).is_ok(), fits && format(dtype).can_encode());
+        prop_assert_eq!(format(dtype).encode(cols, &x, &mut bytes).is_ok(), fits);
         prop_assert!(fits || off != (0, 0, 0));
     }
 
     #[test]
-    fn any_values_are_stored_within_the_bound_or_refused(dtype in any_writable(), x in any_values(512)) {
+    fn any_values_are_stored_within_the_bound_or_refused(dtype in any_dtype(), x in any_values(512)) {
         let f = format(dtype);
         let mut bytes = vec![0; dtype.row_bytes(512).expect("whole blocks")];
         match f.encode(512, &x, &mut bytes) {
@@ -99,7 +95,7 @@ proptest! {
     /// halves.
     #[test]
     fn values_times_a_power_of_two_are_stored_times_that_power(
-        dtype in any_writable().prop_filter("scaled", |d| !matches!(d, Dtype::I32 | Dtype::F16)),
+        dtype in any_dtype().prop_filter("scaled", |d| !matches!(d, Dtype::I32 | Dtype::F16)),
         x in prop::collection::vec(-1f32..1.0, 256),
         exponent in 0i32..8,
     ) {

@@ -7,7 +7,9 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 
 use super::iq4_nl::IQ4_LEVELS;
-use super::{Block, Encode, alone, set_nibble};
+use super::level_search::{self, nearest_code};
+use super::rounding::{nearest_even, reciprocal};
+use super::{Block, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -40,8 +42,12 @@ impl BlockIQ4_XS {
 impl Block for BlockIQ4_XS {
     const DTYPE: Dtype = Dtype::IQ4_XS;
     const CODE_BITS: u32 = 4;
-    const ERROR_BOUND: (f32, f32) = (f32::INFINITY, f32::INFINITY);
-    const ENCODE: Option<Encode<Self>> = None;
+    // No proof: the worst of a search by hill climbing was 0.161.
+    const ERROR_BOUND: (f32, f32) = (0.25, 32.0 * 127.0);
+
+    fn encode(values: &[f32], blocks: &mut [Self]) {
+        encode(values, blocks);
+    }
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
         decode(blocks, values);
@@ -58,6 +64,45 @@ impl Block for BlockIQ4_XS {
     fn halves(&self) -> impl Iterator<Item = F16Le> {
         [self.d].into_iter()
     }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn encode(values: &[f32], blocks: &mut [BlockIQ4_XS]) {
+    for (x, block) in values.as_chunks::<256>().0.iter().zip(blocks) {
+        *block = encode_block(alone(x));
+    }
+}
+
+/// The sub-blocks' scales are rounded to 6 bits of `d = -(the scale of largest magnitude) / 32`, and the codes chosen under
+/// them with the single-precision `d`.
+#[inline(always)]
+fn encode_block(x: &[f32; 256]) -> BlockIQ4_XS {
+    let mut lanes = [[0.0; 8]; 32];
+    for (s, sub) in x.as_chunks::<32>().0.iter().enumerate() {
+        for (i, v) in sub.iter().enumerate() {
+            lanes[i][s] = *v;
+        }
+    }
+    let scales = level_search::fit(&lanes);
+    let top_scale = scales.iter().fold(0.0f32, |top, &s| if s.abs() > top.abs() { s } else { top });
+    let d = -top_scale / 32.0;
+    let inverse = reciprocal(d);
+    let mut block = BlockIQ4_XS::zeroed();
+    block.d = F16Le::from_f32(d);
+    for (j, ((x, qs), scale)) in
+        x.as_chunks::<32>().0.iter().zip(block.qs.as_chunks_mut::<16>().0).zip(scales).enumerate()
+    {
+        let l = nearest_even(inverse * scale).clamp(-32, 31);
+        let inverse = reciprocal(d * l as f32);
+        let codes = x.map(|v| nearest_code(inverse * v));
+        for (i, q) in qs.iter_mut().enumerate() {
+            *q = codes[i] | codes[i + 16] << 4;
+        }
+        let l = (l + 32) as u8;
+        block.scales_l[j / 2] |= (l & 15) << (j % 2 * 4);
+        block.scales_h[j / 4] |= (l >> 4) << (j % 4 * 2);
+    }
+    block
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]

@@ -2,10 +2,12 @@
 //! and encode and decode as the definition of the format.
 
 mod affine_search;
+mod coordinate_search;
 mod extremes;
 mod iq4_nl;
 mod iq4_xs;
 mod k_scales;
+mod level_search;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -42,9 +44,6 @@ pub use q5_k::BlockQ5_K;
 pub use q6_k::BlockQ6_K;
 pub use q8_0::BlockQ8_0;
 
-/// Encodes `blocks.len()` whole blocks of finite values.
-pub type Encode<B> = fn(values: &[f32], blocks: &mut [B]);
-
 /// A block as it lies in a file, alignment 1: mapped bytes can be cast to a slice of them.
 pub trait Block: Pod + Send + Sync {
     /// The type that it stores; its length and size are those of the struct.
@@ -52,11 +51,11 @@ pub trait Block: Pod + Send + Sync {
     /// Bits of a code.
     const CODE_BITS: u32;
     /// `a` and `b` of the error bound `a · amax + b · 2^-25`: see [`Format::error_bound`]. The second term is the rounding of
-    /// subnormal scales. Infinite for a format that is read, never written.
+    /// subnormal scales.
     const ERROR_BOUND: (f32, f32);
-    /// The encoder; `None` for a format that is read, never written.
-    const ENCODE: Option<Encode<Self>>;
 
+    /// Encodes `blocks.len()` whole blocks of values of magnitude up to 2^28.
+    fn encode(values: &[f32], blocks: &mut [Self]);
     /// Decodes blocks into as many values.
     fn decode(blocks: &[Self], values: &mut [f32]);
     /// The code of value `index`.
@@ -81,7 +80,6 @@ impl<B: Block> Format for Blocks<B> {
 
     fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
         let dtype = B::DTYPE;
-        let encode = B::ENCODE.ok_or(FormatError::ReadOnly { dtype })?;
         check_shape(dtype, cols, values.len(), bytes.len())?;
         let blocks: &mut [B] = bytemuck::cast_slice_mut(bytes);
         // Pieces that stay in the first cache level between the check and the encoder.
@@ -94,7 +92,7 @@ impl<B: Block> Format for Blocks<B> {
                 FormatError::ScaleOverflow { dtype, row: at / cols, col, amax: magnitude(block) }
             };
             if within_reach(x) {
-                encode(x, y);
+                B::encode(x, y);
             } else if let Some(i) = x.iter().position(|v| !v.is_finite()) {
                 let at = first + i;
                 return Err(FormatError::NotFinite { dtype, row: at / cols, col: at % cols, value: values[at] });
@@ -130,10 +128,6 @@ impl<B: Block> Format for Blocks<B> {
         let (relative, absolute) = B::ERROR_BOUND;
         relative * amax + absolute * HALF_SUBNORMAL
     }
-
-    fn can_encode(&self) -> bool {
-        B::ENCODE.is_some()
-    }
 }
 
 /// Largest relative error of a number rounded to a normal half.
@@ -157,6 +151,18 @@ fn within_reach(x: &[f32]) -> bool {
 #[inline(always)]
 fn alone<T: ?Sized>(block: &T) -> &T {
     std::hint::black_box(block)
+}
+
+/// The sixteen sub-blocks of sixteen values as lanes: `[i][s]` is value `i` of sub-block `s`.
+#[inline(always)]
+fn sixteen_lanes(x: &[f32; 256]) -> [[f32; 16]; 16] {
+    let mut lanes = [[0.0; 16]; 16];
+    for (s, sub) in x.as_chunks::<16>().0.iter().enumerate() {
+        for (i, v) in sub.iter().enumerate() {
+            lanes[i][s] = *v;
+        }
+    }
+    lanes
 }
 
 /// Sets the 4-bit field `high` (0 or 1) of a byte.

@@ -8,7 +8,7 @@ use multiversion::multiversion;
 
 use super::extremes::min_max;
 use super::rounding::{floor, reciprocal};
-use super::{Block, Encode, HALF_ULP, alone, set_nibble};
+use super::{Block, HALF_ULP, alone, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, minimum, then two codes a byte.
@@ -29,7 +29,10 @@ impl Block for BlockQ4_1 {
     const CODE_BITS: u32 = 4;
     // Half a step of at most 2 amax/15, the rounding of 15 d and of m to halves.
     const ERROR_BOUND: (f32, f32) = (1.0 / 15.0 + 3.0 * HALF_ULP, 16.0);
-    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn encode(values: &[f32], blocks: &mut [Self]) {
+        encode(values, blocks);
+    }
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
         decode(blocks, values);

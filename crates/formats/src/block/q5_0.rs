@@ -8,7 +8,7 @@ use multiversion::multiversion;
 
 use super::extremes::signed_max;
 use super::rounding::{floor, reciprocal};
-use super::{Block, Encode, HALF_ULP, alone, set_bits, set_nibble};
+use super::{Block, HALF_ULP, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, fifth bits, then the low four bits, two codes a byte.
@@ -29,7 +29,10 @@ impl Block for BlockQ5_0 {
     const CODE_BITS: u32 = 5;
     // A value equal and opposite to the largest is clipped by one step of amax/16.
     const ERROR_BOUND: (f32, f32) = (1.0 / 16.0 + HALF_ULP, 16.0);
-    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn encode(values: &[f32], blocks: &mut [Self]) {
+        encode(values, blocks);
+    }
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
         decode(blocks, values);

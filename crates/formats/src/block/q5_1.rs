@@ -8,7 +8,7 @@ use multiversion::multiversion;
 use super::extremes::min_max;
 use super::q5_0::{five_bits, pack_five_bits, set_five_bits, unpack_five_bits};
 use super::rounding::{floor, reciprocal};
-use super::{Block, Encode, HALF_ULP, alone};
+use super::{Block, HALF_ULP, alone};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, minimum, fifth bits, then the low four bits, two codes a byte.
@@ -31,7 +31,10 @@ impl Block for BlockQ5_1 {
     const CODE_BITS: u32 = 5;
     // Half a step of at most 2 amax/31, the rounding of 31 d and of m to halves.
     const ERROR_BOUND: (f32, f32) = (1.0 / 31.0 + 3.0 * HALF_ULP, 32.0);
-    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn encode(values: &[f32], blocks: &mut [Self]) {
+        encode(values, blocks);
+    }
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
         decode(blocks, values);

@@ -8,7 +8,7 @@ use multiversion::multiversion;
 
 use super::affine_search::AffineSearch;
 use super::k_scales::{AffineBlock, encode_affine};
-use super::{Block, Encode, KScales, alone, set_bits, set_nibble};
+use super::{Block, KScales, alone, set_bits, set_nibble};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -35,7 +35,10 @@ impl Block for BlockQ5_K {
     const CODE_BITS: u32 = 5;
     // No proof: the worst of a search by hill climbing was 0.075.
     const ERROR_BOUND: (f32, f32) = (0.12, 63.0 * 32.0);
-    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn encode(values: &[f32], blocks: &mut [Self]) {
+        encode(values, blocks);
+    }
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
         decode(blocks, values);

@@ -9,7 +9,7 @@ use multiversion::multiversion;
 
 use super::rounding::nearest_even;
 use super::symmetric_search::{self, TINY};
-use super::{Block, Encode, alone, set_bits, set_nibble};
+use super::{Block, alone, set_bits, set_nibble, sixteen_lanes};
 use crate::{Dtype, F16Le};
 
 /// 256 values.
@@ -32,7 +32,10 @@ impl Block for BlockQ6_K {
     const CODE_BITS: u32 = 6;
     // No proof: the worst of a search by hill climbing was 0.026.
     const ERROR_BOUND: (f32, f32) = (0.04, 128.0 * 32.0);
-    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn encode(values: &[f32], blocks: &mut [Self]) {
+        encode(values, blocks);
+    }
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
         decode(blocks, values);
@@ -65,13 +68,7 @@ fn encode(values: &[f32], blocks: &mut [BlockQ6_K]) {
 
 #[inline(always)]
 fn encode_block(x: &[f32; 256]) -> BlockQ6_K {
-    let mut lanes = [[0.0; 16]; 16];
-    for (s, sub) in x.as_chunks::<16>().0.iter().enumerate() {
-        for (i, v) in sub.iter().enumerate() {
-            lanes[i][s] = *v;
-        }
-    }
-    let fit = symmetric_search::fit(&lanes, 32);
+    let fit = symmetric_search::fit(&sixteen_lanes(x), 32);
     let top_scale = fit.scale.iter().fold(0.0f32, |top, &s| if s.abs() > top.abs() { s } else { top });
     let mut block = BlockQ6_K::zeroed();
     if top_scale.abs() < TINY {

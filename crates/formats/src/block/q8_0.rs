@@ -8,7 +8,7 @@ use multiversion::multiversion;
 
 use super::extremes::magnitude;
 use super::rounding::{nearest_away, reciprocal};
-use super::{Block, Encode, HALF_ULP, alone};
+use super::{Block, HALF_ULP, alone};
 use crate::{Dtype, F16Le};
 
 /// 32 values: scale, then codes in order.
@@ -27,7 +27,10 @@ impl Block for BlockQ8_0 {
     const CODE_BITS: u32 = 8;
     // Half a step of amax/127, and the scale's rounding to a half at code 127.
     const ERROR_BOUND: (f32, f32) = (0.5 / 127.0 + HALF_ULP, 127.0);
-    const ENCODE: Option<Encode<Self>> = Some(encode);
+
+    fn encode(values: &[f32], blocks: &mut [Self]) {
+        encode(values, blocks);
+    }
 
     fn decode(blocks: &[Self], values: &mut [f32]) {
         decode(blocks, values);

@@ -1,6 +1,6 @@
 """Writes the golden files of the block formats, with ggml's own library as the oracle.
 
-    python make.py --ggml PATH/libggml-base.so [--blocks 65536]
+    python make.py --ggml PATH/libggml-base.so [--groups 16]
 
 Needs numpy and gguf (the Python package, a second oracle for decoding). The library must be compiled without fused
 multiply-add, as the distributed libggml-base is: the script refuses one that does not give the vectors published for such
@@ -21,20 +21,20 @@ import gguf
 import numpy as np
 
 GROUP = 16384
-# name: (ggml id, values a block, bytes a block, byte offsets of halves, can be encoded)
+# name: (ggml id, values a block, bytes a block, byte offsets of halves)
 FORMATS = {
-    "Q4_0": (2, 32, 18, [0], True),
-    "Q4_1": (3, 32, 20, [0, 2], True),
-    "Q5_0": (6, 32, 22, [0], True),
-    "Q5_1": (7, 32, 24, [0, 2], True),
-    "Q8_0": (8, 32, 34, [0], True),
-    "Q2_K": (10, 256, 84, [80, 82], False),
-    "Q3_K": (11, 256, 110, [108], False),
-    "Q4_K": (12, 256, 144, [0, 2], True),
-    "Q5_K": (13, 256, 176, [0, 2], True),
-    "Q6_K": (14, 256, 210, [208], True),
-    "IQ4_NL": (20, 32, 18, [0], False),
-    "IQ4_XS": (23, 256, 136, [0], False),
+    "Q4_0": (2, 32, 18, [0]),
+    "Q4_1": (3, 32, 20, [0, 2]),
+    "Q5_0": (6, 32, 22, [0]),
+    "Q5_1": (7, 32, 24, [0, 2]),
+    "Q8_0": (8, 32, 34, [0]),
+    "Q2_K": (10, 256, 84, [80, 82]),
+    "Q3_K": (11, 256, 110, [108]),
+    "Q4_K": (12, 256, 144, [0, 2]),
+    "Q5_K": (13, 256, 176, [0, 2]),
+    "Q6_K": (14, 256, 210, [208]),
+    "IQ4_NL": (20, 32, 18, [0]),
+    "IQ4_XS": (23, 256, 136, [0]),
 }
 DISTRIBUTIONS = ["uniform", "normal", "outliers", "positive", "sparse", "tiny", "huge", "steps"]
 
@@ -80,7 +80,7 @@ def values(kind, group):
 
 
 def block_bytes(fmt, group):
-    _, length, size, halves, _ = FORMATS[fmt]
+    _, length, size, halves = FORMATS[fmt]
     blocks = GROUP // length
     n = (blocks * size + 7) // 8
     raw = splitmix(1000 + FORMATS[fmt][0], group * n, n).astype("<u8").view(np.uint8)[: blocks * size].reshape(blocks, size).copy()
@@ -102,7 +102,7 @@ class Ggml:
         self.lib.ggml_quantize_chunk.restype = ctypes.c_size_t
 
     def encode(self, fmt, x):
-        kind, length, size, _, _ = FORMATS[fmt]
+        kind, length, size, _ = FORMATS[fmt]
         x = np.ascontiguousarray(x, np.float32)
         out = np.zeros(x.size // length * size, np.uint8)
         i64 = ctypes.c_int64
@@ -134,16 +134,15 @@ def main():
     assert q4_k.startswith("33181724fffffefcfcfdfefcadfebdffc06903ad47d17b15"), "this library contracts multiply-adds"
 
     lines = []
-    for fmt, (_, _, _, _, encodes) in FORMATS.items():
-        if encodes:
-            lines.append(f"{fmt}\tramp\t0\t{ggml.encode(fmt, ramp).tobytes().hex()}")
-            for kind in DISTRIBUTIONS:
-                for g in range(args.groups):
-                    lines.append(f"{fmt}\t{kind}\t{g}\t{fnv(ggml.encode(fmt, values(kind, g)).tobytes()):016x}")
+    for fmt in FORMATS:
+        lines.append(f"{fmt}\tramp\t0\t{ggml.encode(fmt, ramp).tobytes().hex()}")
+        for kind in DISTRIBUTIONS:
+            for g in range(args.groups):
+                lines.append(f"{fmt}\t{kind}\t{g}\t{fnv(ggml.encode(fmt, values(kind, g)).tobytes()):016x}")
     (here / "encode.tsv").write_text("\n".join(lines) + "\n")
 
     lines, second = [], 0
-    for fmt, (kind, *_ ) in FORMATS.items():
+    for fmt, (kind, *_) in FORMATS.items():
         for g in range(args.groups):
             raw = block_bytes(fmt, g)
             ours = ggml.decode(fmt, raw)
