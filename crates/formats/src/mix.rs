@@ -30,6 +30,12 @@ pub enum Mix {
     Q4_K_S,
     Q4_1,
     Q4_0,
+    IQ4_NL,
+    IQ4_XS,
+    Q3_K_L,
+    Q3_K_M,
+    Q3_K_S,
+    Q2_K,
 }
 
 /// What the choice depends on besides the tensors.
@@ -60,9 +66,12 @@ pub struct MixTensor<'a> {
 
 impl Mix {
     /// Every mix, most bits first.
-    pub const ALL: [Mix; 13] = {
+    pub const ALL: [Mix; 19] = {
         use Mix::*;
-        [F32, BF16, F16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0]
+        [
+            F32, BF16, F16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q5_K_S, Q5_0, Q4_1, Q4_K_M, Q4_K_S, Q4_0, IQ4_NL, IQ4_XS, Q3_K_L,
+            Q3_K_M, Q3_K_S, Q2_K,
+        ]
     };
 
     /// The name in the field's spelling.
@@ -82,12 +91,19 @@ impl Mix {
             Q4_K_S => "Q4_K_S",
             Q4_1 => "Q4_1",
             Q4_0 => "Q4_0",
+            IQ4_NL => "IQ4_NL",
+            IQ4_XS => "IQ4_XS",
+            Q3_K_L => "Q3_K_L",
+            Q3_K_M => "Q3_K_M",
+            Q3_K_S => "Q3_K_S",
+            Q2_K => "Q2_K",
         }
     }
 
-    /// The mix of that name in any case, or `None`; `Q4_K` and `Q5_K` mean their `_M`.
+    /// The mix of that name in any case, or `None`; `Q3_K`, `Q4_K` and `Q5_K` mean their `_M`.
     pub fn from_name(name: &str) -> Option<Mix> {
         match name.to_ascii_uppercase().as_str() {
+            "Q3_K" => Some(Mix::Q3_K_M),
             "Q4_K" => Some(Mix::Q4_K_M),
             "Q5_K" => Some(Mix::Q5_K_M),
             upper => Mix::ALL.into_iter().find(|m| m.name() == upper),
@@ -114,6 +130,10 @@ impl Mix {
             Q4_K_M | Q4_K_S => Dtype::Q4_K,
             Q4_1 => Dtype::Q4_1,
             Q4_0 => Dtype::Q4_0,
+            IQ4_NL => Dtype::IQ4_NL,
+            IQ4_XS => Dtype::IQ4_XS,
+            Q3_K_L | Q3_K_M | Q3_K_S => Dtype::Q3_K,
+            Q2_K => Dtype::Q2_K,
         }
     }
 
@@ -128,11 +148,17 @@ impl Mix {
             Q8_0 => 7,
             Q5_0 => 8,
             Q5_1 => 9,
+            Q2_K => 10,
+            Q3_K_S => 11,
+            Q3_K_M => 12,
+            Q3_K_L => 13,
             Q4_K_S => 14,
             Q4_K_M => 15,
             Q5_K_S => 16,
             Q5_K_M => 17,
             Q6_K => 18,
+            IQ4_NL => 25,
+            IQ4_XS => 30,
             BF16 => 32,
         }
     }
@@ -183,29 +209,62 @@ impl Mix {
                 if falcon || !whole || main == Dtype::Q8_0 { Dtype::Q8_0 } else { Dtype::Q6_K }
             }
             Role::Value | Role::Qkv | Role::KvB => {
+                let shared_by_four = model.kv_heads > 0 && model.heads / model.kv_heads >= 4;
                 let more = match self {
-                    Q4_K_M | Q5_K_M if place.deserves_more_bits() => Dtype::Q6_K,
+                    Q2_K if shared_by_four => Dtype::Q4_K,
+                    Q2_K => Dtype::Q3_K,
+                    Q3_K_M if place.number < 2 => Dtype::Q5_K,
+                    Q3_K_M => Dtype::Q4_K,
+                    Q3_K_L => Dtype::Q5_K,
+                    IQ4_NL | IQ4_XS if shared_by_four => Dtype::Q5_K,
                     Q4_K_S if place.number < 4 => Dtype::Q5_K,
+                    Q4_K_M | Q5_K_M if place.deserves_more_bits() => Dtype::Q6_K,
                     _ => main,
                 };
                 // Eight query heads share these values: a small matrix of much influence.
                 let seventy_b = model.architecture == "llama" && model.layers == 80 && model.heads != model.kv_heads;
                 match more {
                     _ if eight_experts => Dtype::Q8_0,
-                    Dtype::Q4_K if seventy_b => Dtype::Q5_K,
+                    Dtype::Q3_K | Dtype::Q4_K if seventy_b => Dtype::Q5_K,
                     more => more,
                 }
             }
             Role::Key if eight_experts => Dtype::Q8_0,
-            Role::Down => match self {
-                Q4_K_M if falcon && place.number < place.of / 16 => Dtype::Q6_K,
-                Q4_K_M if falcon && place.deserves_more_bits() => Dtype::Q5_K,
-                Q4_K_M | Q5_K_M if !(falcon && self == Q4_K_M) && place.deserves_more_bits() => Dtype::Q6_K,
-                Q4_K_S if !falcon && place.number < place.of / 8 => Dtype::Q5_K,
+            Role::Down if falcon => match self {
+                Q2_K => Dtype::Q3_K,
+                Q3_K_M if place.number < place.of / 16 => Dtype::Q5_K,
+                Q3_K_M if place.deserves_more_bits() => Dtype::Q4_K,
+                Q3_K_L => Dtype::Q4_K,
+                IQ4_NL | IQ4_XS if place.number < place.of / 8 => Dtype::Q5_K,
+                Q4_K_M if place.number < place.of / 16 => Dtype::Q6_K,
+                Q4_K_M if place.deserves_more_bits() => Dtype::Q5_K,
+                Q5_K_M if place.deserves_more_bits() => Dtype::Q6_K,
                 _ => main,
             },
-            Role::AttentionOutput if eight_experts && !falcon && matches!(self, Q4_K_S | Q4_K_M) => Dtype::Q5_K,
-            Role::Key | Role::AttentionOutput | Role::Embedding | Role::Other => main,
+            Role::Down => match self {
+                Q2_K => Dtype::Q3_K,
+                Q3_K_M if place.number < place.of / 16 => Dtype::Q5_K,
+                Q3_K_M => Dtype::Q4_K,
+                Q3_K_L => Dtype::Q5_K,
+                IQ4_NL | IQ4_XS | Q4_K_S if place.number < place.of / 8 => Dtype::Q5_K,
+                Q4_K_M | Q5_K_M if place.deserves_more_bits() => Dtype::Q6_K,
+                _ => main,
+            },
+            Role::AttentionOutput if falcon => match self {
+                Q3_K_L => Dtype::Q4_K,
+                _ => main,
+            },
+            Role::AttentionOutput if eight_experts => match self {
+                Q2_K | Q3_K_S | Q3_K_M | IQ4_NL | IQ4_XS | Q4_K_S | Q4_K_M => Dtype::Q5_K,
+                _ => main,
+            },
+            Role::AttentionOutput => match self {
+                Q2_K => Dtype::Q3_K,
+                Q3_K_M => Dtype::Q4_K,
+                Q3_K_L => Dtype::Q5_K,
+                _ => main,
+            },
+            Role::Key | Role::Embedding | Role::Other => main,
         }
     }
 }

@@ -114,7 +114,7 @@ fn encoded_blocks_equal_the_reference() {
         blocks += x.len() / dtype.block_len();
     }
     println!("{blocks} blocks compared");
-    assert!(blocks > 300_000, "{blocks} blocks");
+    assert!(blocks > 400_000, "{blocks} blocks");
     assert!(wrong.is_empty(), "{} groups differ: {wrong:?}", wrong.len());
 }
 
@@ -184,7 +184,7 @@ fn the_documented_table_holds() {
     let mut rows = 0;
     for line in page.lines().filter(|l| l.ends_with("dB |")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        for (name, figure) in cells[1].split(", ").zip(cells[6].split(", ")) {
+        for (name, figure) in cells[1].split(", ").zip(cells[5].split(", ")) {
             let dtype = Dtype::from_name(name).expect("a known format");
             assert_eq!(
                 cells[2..5],
@@ -198,5 +198,5 @@ fn the_documented_table_holds() {
             rows += 1;
         }
     }
-    assert_eq!(rows, 10);
+    assert_eq!(rows, Dtype::ALL.len() - 3);
 }
