@@ -253,6 +253,11 @@ impl Container {
         &self.metadata
     }
 
+    /// Drops all keys that begin so: a vocabulary, once it is read, takes more memory than the rest of the header.
+    pub fn forget_keys(&mut self, prefix: &str) {
+        self.metadata.forget(prefix);
+    }
+
     /// All tensors that memwall can compute with, in the order of the files.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors

@@ -23,7 +23,8 @@ impl Tokenizer {
         }
         if extension == "json" {
             let folder = path.parent().unwrap_or(Path::new(""));
-            if path.file_name().is_some_and(|name| name == "tokenizer.json") || path.ends_with(".index.json") {
+            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+            if name == "tokenizer.json" || name.ends_with(".index.json") {
                 return Tokenizer::from_folder(folder);
             }
             return Tokenizer::from_json(path, &MappedFile::open(path)?);

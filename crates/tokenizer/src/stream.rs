@@ -49,10 +49,12 @@ impl StreamDecoder {
             tokenizer.token_bytes(id).ok_or(TokenizerError::NoSuchToken { id, vocab_size: tokenizer.vocab_size() })?;
         if tokenizer.is_special(id) {
             self.before = Before::of(tokenizer, id);
+            // Structure parts texts: half a character before it stays half.
+            let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned();
             if self.show_special {
-                self.pending.extend_from_slice(&bytes);
+                text.push_str(&String::from_utf8_lossy(&bytes));
             }
-            return Ok(self.take_whole());
+            return Ok(text);
         }
         let begin = usize::from(
             tokenizer.adds_space(self.before == Before::Special)

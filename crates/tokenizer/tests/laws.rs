@@ -137,6 +137,8 @@ fn a_stream_waits_for_the_rest_of_a_character() {
     assert_eq!(stream.push(tokenizer, 0xe7).unwrap(), "");
     assert_eq!(stream.push(tokenizer, u32::from(b'x')).unwrap(), "\u{fffd}x");
     assert_eq!(stream.push(tokenizer, 0xe7).unwrap(), "");
+    assert_eq!(stream.push(tokenizer, tokenizer.bos().unwrap()).unwrap(), "\u{fffd}");
+    assert_eq!(stream.push(tokenizer, 0xe7).unwrap(), "");
     assert_eq!(stream.finish(), "\u{fffd}");
 }
 
@@ -275,7 +277,7 @@ fn a_folder_tells_bos_ends_and_template() {
     .unwrap();
     fs::write(at("generation_config.json"), r#"{"eos_token_id": [1, 2, 99999]}"#).unwrap();
     fs::write(at("config.json"), r#"{"eos_token_id": 3}"#).unwrap();
-    for path in [folder.path().to_path_buf(), at("tokenizer.json")] {
+    for path in [folder.path().to_path_buf(), at("tokenizer.json"), at("model.safetensors.index.json")] {
         let tokenizer = Tokenizer::open(path).unwrap();
         assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(0), Some(1)));
         assert_eq!(tokenizer.ends().iter().copied().collect::<Vec<_>>(), [1, 2, 3]);

@@ -35,6 +35,12 @@ impl Metadata {
         self.entries.shift_remove(key)
     }
 
+    /// Drops all keys that begin so, and the memory they take.
+    pub fn forget(&mut self, prefix: &str) {
+        self.entries.retain(|key, _| !key.starts_with(prefix));
+        self.entries.shrink_to_fit();
+    }
+
     /// Takes the keys of another that this one does not have.
     pub(crate) fn fill_from(&mut self, other: Metadata) {
         for (key, value) in other.entries {
@@ -212,6 +218,16 @@ mod tests {
         assert_eq!(metadata.require::<i64>("negative").unwrap(), -1);
         let error = metadata.require::<u32>("negative").unwrap_err().to_string();
         assert!(error.contains("m.gguf") && error.contains("`negative`") && error.contains("i32 -1"), "{error}");
+    }
+
+    #[test]
+    fn forgotten_keys_are_gone_and_the_others_keep_their_order() {
+        let mut metadata = Metadata::new("m.gguf");
+        for key in ["tokenizer.a", "general.b", "tokenizer.c", "general.d"] {
+            metadata.insert(key, 1u8);
+        }
+        metadata.forget("tokenizer.");
+        assert_eq!(metadata.iter().map(|(k, _)| k).collect::<Vec<_>>(), ["general.b", "general.d"]);
     }
 
     #[test]
