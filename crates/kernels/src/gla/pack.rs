@@ -12,13 +12,12 @@ pub(super) struct Rows<P> {
     pub width: usize,
 }
 
-/// Copies rows into [tiles of `lanes` columns, tokens, lanes], zeros beyond the width, and asks for
-/// the rows `ahead` tokens on: heads lie apart, and the processor does not guess so far.
+/// Copies rows into [tiles of `lanes` columns, tokens, lanes], zeros beyond the width.
 ///
 /// # Safety
 /// `from` describes readable rows and `to` has room for all tiles; `lanes` is whole vectors.
 #[inline(always)]
-pub(super) unsafe fn split<S: Simd>(s: S, from: Rows<*const S::E>, lanes: usize, ahead: isize, to: *mut S::E) {
+pub(super) unsafe fn split<S: Simd>(s: S, from: Rows<*const S::E>, lanes: usize, to: *mut S::E) {
     for t in 0..from.tokens {
         for tile in 0..from.width.div_ceil(lanes) {
             for lane in (0..lanes).step_by(S::LANES) {
@@ -26,40 +25,13 @@ pub(super) unsafe fn split<S: Simd>(s: S, from: Rows<*const S::E>, lanes: usize,
                 let width = from.width.saturating_sub(column).min(S::LANES);
                 // SAFETY: the caller's sizes.
                 unsafe {
-                    let source = from.at.add(t * from.stride + column.min(from.width));
-                    prefetch(source.wrapping_offset(ahead * from.stride as isize));
-                    let row = std::slice::from_raw_parts(source, width);
+                    let row = std::slice::from_raw_parts(from.at.add(t * from.stride + column.min(from.width)), width);
                     s.store_ptr(s.load_any(row), to.add((tile * from.tokens + t) * lanes + lane));
                 }
             }
         }
     }
 }
-
-/// Asks for rows that will be written.
-#[inline(always)]
-pub(super) fn expect<E>(rows: Rows<*mut E>) {
-    for t in 0..rows.tokens {
-        for column in (0..rows.width).step_by(LINE / size_of::<E>()) {
-            prefetch(rows.at.wrapping_add(t * rows.stride + column).cast_const());
-        }
-    }
-}
-
-#[inline(always)]
-fn prefetch<T>(x: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch of any address is harmless, and its instruction is in every x86-64.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(x.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// The way back from [`split`]; adds to what is there if `add`.
 ///
@@ -199,5 +171,11 @@ impl<E> Rows<*mut E> {
     #[inline(always)]
     pub(super) fn columns_mut(self, first: usize, width: usize) -> Self {
         Rows { at: self.at.wrapping_add(first), width, ..self }
+    }
+
+    /// As rows that are only read.
+    #[inline(always)]
+    pub(super) fn read(self) -> Rows<*const E> {
+        Rows { at: self.at.cast_const(), stride: self.stride, tokens: self.tokens, width: self.width }
     }
 }

@@ -8,8 +8,8 @@
 //! A sequence given in pieces, alone or beside others, on any number of threads gives the same
 //! bits: inference uses this form.
 
-use super::pack::{Matrix, exp, expect, join, read_state, scale, split, spread, write_state};
-use super::sweep::{Block, Decay, TOKENS, VECTORS, sweep};
+use super::pack::{Matrix, Rows, exp, join, read_state, scale, split, spread, write_state};
+use super::sweep::{Ahead, Block, Decay, TOKENS, VECTORS, sweep};
 use super::{Backward, Forward, GateKind, Inputs};
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};
@@ -17,13 +17,13 @@ use crate::{Pool, Real};
 /// Value lanes of a task of `o` or `dv`.
 const VALUES: usize = 64;
 /// Key lanes of a task of `dq`, `dk` and `dg`.
-const KEYS: usize = 32;
+const KEYS: usize = 64;
 /// Rows of a register tile: as many as the registers hold beside the operands.
 const fn slab<S: Simd>() -> usize {
     if S::LANES == MAX_LANES { 8 } else { 4 }
 }
-/// How far ahead in time operands are asked for: a block.
-const AHEAD: isize = TOKENS as isize;
+/// Tokens from a block to the next.
+const NEXT: isize = TOKENS as isize;
 /// Elements between tokens of packed rows: whole vectors, each a whole number of slabs.
 const fn row_stride<S: Simd>(width: usize) -> usize {
     width.next_multiple_of(S::LANES)
@@ -106,6 +106,7 @@ unsafe fn forward_task<S: Simd, const R: usize>(
     worker: usize,
 ) {
     let x = &f.x;
+    let kv_head = x.kv_head(head);
     let (k, width) = (x.key_width, VALUES.min(x.value_width - first_value));
     let (slabs, lanes, stride) = (k.div_ceil(R), VECTORS * S::LANES, row_stride::<S>(k));
     let (padded, tiles) = (slabs * R, width.div_ceil(lanes));
@@ -127,23 +128,18 @@ unsafe fn forward_task<S: Simd, const R: usize>(
         for at in (start..end).step_by(TOKENS) {
             let tokens = TOKENS.min(end - at);
             let o = x.output_rows(f.o, at, tokens, head).columns_mut(first_value, width);
-            expect(o);
-            split(s, x.key_rows(x.k, at, tokens, x.kv_head(head)), stride, AHEAD, add_rows);
-            split(s, x.query_rows(x.q, at, tokens, head), stride, AHEAD, read_rows);
+            let k = x.key_rows(x.k, at, tokens, kv_head);
+            let q = x.query_rows(x.q, at, tokens, head);
+            let v = x.value_rows(x.v, at, tokens, kv_head).columns(first_value, width);
+            let g = gate_rows(x, at, tokens, kv_head);
+            split(s, k, stride, add_rows);
+            split(s, q, stride, read_rows);
             scale(s, read_rows, tokens * stride, x.scale);
-            split(
-                s,
-                x.value_rows(x.v, at, tokens, x.kv_head(head)).columns(first_value, width),
-                lanes,
-                AHEAD,
-                add_lanes,
-            );
-            let how = decay_by_rows(s, x, at, tokens, head, tiles, AHEAD, decay);
-            sweep::<S, R, false>(
-                s,
-                &Block { tokens, slabs, tiles, stride, add_rows, add_lanes, read_rows, decay, out, state },
-                how,
-            );
+            split(s, v, lanes, add_lanes);
+            let how = decay_by_rows(s, x, at, tokens, head, tiles, decay);
+            let block = Block { tokens, slabs, tiles, stride, add_rows, add_lanes, read_rows, decay, out, state };
+            let ahead = Ahead { rows: &[k, q, v, g, o.read()], distance: NEXT };
+            sweep::<S, R, false>(s, &block, how, &ahead);
             join(s, out, lanes, o, false);
         }
         let last = Matrix {
@@ -154,6 +150,18 @@ unsafe fn forward_task<S: Simd, const R: usize>(
             column_stride: 1,
         };
         write_state(state, padded, lanes, last);
+    }
+}
+
+/// The gates of a key head.
+#[inline(always)]
+fn gate_rows<E: Real>(x: &Inputs<E>, at: usize, tokens: usize, kv_head: usize) -> Rows<*const E> {
+    match x.gate {
+        GateKind::None => Rows { at: x.g, stride: 0, tokens: 0, width: 0 },
+        GateKind::Head => {
+            Rows { at: x.g.wrapping_add(at * x.kv_heads + kv_head), stride: x.kv_heads, tokens, width: 1 }
+        }
+        GateKind::Channel => x.key_rows(x.g, at, tokens, kv_head),
     }
 }
 
@@ -169,17 +177,16 @@ unsafe fn decay_by_rows<S: Simd>(
     tokens: usize,
     head: usize,
     tiles: usize,
-    ahead: isize,
     to: *mut S::E,
 ) -> Decay {
     // SAFETY: the caller's sizes.
     unsafe {
         match x.gate {
             GateKind::None => Decay::None,
-            GateKind::Head => decay_by_lanes(s, x, at, tokens, head, 0, tiles * VECTORS * S::LANES, ahead, to),
+            GateKind::Head => decay_by_lanes(s, x, at, tokens, head, 0, tiles * VECTORS * S::LANES, to),
             GateKind::Channel => {
                 let stride = row_stride::<S>(x.key_width);
-                split(s, x.key_rows(x.g, at, tokens, x.kv_head(head)), stride, ahead, to);
+                split(s, x.key_rows(x.g, at, tokens, x.kv_head(head)), stride, to);
                 exp(s, to, tokens * stride);
                 Decay::Rows
             }
@@ -200,7 +207,6 @@ unsafe fn decay_by_lanes<S: Simd>(
     head: usize,
     first: usize,
     width: usize,
-    ahead: isize,
     to: *mut S::E,
 ) -> Decay {
     let (head, lanes) = (x.kv_head(head), VECTORS * S::LANES);
@@ -210,7 +216,7 @@ unsafe fn decay_by_lanes<S: Simd>(
         match x.gate {
             GateKind::None => return Decay::None,
             GateKind::Head => spread(x.g.add(at * x.kv_heads + head), x.kv_heads, tokens, tiles, lanes, to),
-            GateKind::Channel => split(s, x.key_rows(x.g, at, tokens, head).columns(first, width), lanes, ahead, to),
+            GateKind::Channel => split(s, x.key_rows(x.g, at, tokens, head).columns(first, width), lanes, to),
         }
         exp(s, to, tokens * tiles * lanes);
     }
@@ -315,12 +321,14 @@ unsafe fn keys_task<S: Simd, const R: usize>(
         read_state(Matrix { at: offset(b.initial_state), ..matrix }, padded, lanes, state);
         for at in (start..end).step_by(TOKENS) {
             let tokens = TOKENS.min(end - at);
-            split(s, x.value_rows(x.v, at, tokens, kv_head), stride, AHEAD, values);
-            split(s, x.output_rows(b.d_o, at, tokens, head), stride, AHEAD, d_o);
-            split(s, x.key_rows(x.k, at, tokens, kv_head).columns(first, width), lanes, AHEAD, key_lanes);
-            let how = decay_by_lanes(s, x, at, tokens, head, first, width, AHEAD, decay);
+            let v = x.value_rows(x.v, at, tokens, kv_head);
+            let out_gradient = x.output_rows(b.d_o, at, tokens, head);
+            let k = x.key_rows(x.k, at, tokens, kv_head).columns(first, width);
+            split(s, v, stride, values);
+            split(s, out_gradient, stride, d_o);
+            split(s, k, lanes, key_lanes);
+            let how = decay_by_lanes(s, x, at, tokens, head, first, width, decay);
             let dq = x.query_rows(b.dq, at, tokens, head).columns_mut(first, width);
-            expect(dq);
             let block = Block {
                 tokens,
                 slabs,
@@ -333,7 +341,9 @@ unsafe fn keys_task<S: Simd, const R: usize>(
                 out,
                 state,
             };
-            sweep::<S, R, false>(s, &block, how);
+            let g = gate_rows(x, at, tokens, kv_head);
+            let ahead = Ahead { rows: &[v, out_gradient, k, g, dq.read()], distance: NEXT };
+            sweep::<S, R, false>(s, &block, how, &ahead);
             scale(s, out, tokens * tiles * lanes, x.scale);
             join(s, out, lanes, dq, false);
         }
@@ -357,13 +367,15 @@ unsafe fn keys_task<S: Simd, const R: usize>(
         for block in (0..blocks).rev() {
             let at = start + block * TOKENS;
             let tokens = TOKENS.min(end - at);
-            split(s, x.value_rows(x.v, at, tokens, kv_head), stride, -AHEAD, values);
-            split(s, x.output_rows(b.d_o, at, tokens, head), stride, -AHEAD, d_o);
-            split(s, x.query_rows(x.q, at, tokens, head).columns(first, width), lanes, -AHEAD, query_lanes);
+            let v = x.value_rows(x.v, at, tokens, kv_head);
+            let out_gradient = x.output_rows(b.d_o, at, tokens, head);
+            let q = x.query_rows(x.q, at, tokens, head).columns(first, width);
+            split(s, v, stride, values);
+            split(s, out_gradient, stride, d_o);
+            split(s, q, lanes, query_lanes);
             scale(s, query_lanes, tokens * tiles * lanes, x.scale);
-            let how = decay_by_lanes(s, x, at, tokens, head, first, width, -AHEAD, decay);
+            let how = decay_by_lanes(s, x, at, tokens, head, first, width, decay);
             let dk = x.key_rows(b.dk, at, tokens, kv_head).columns_mut(first, width);
-            expect(dk);
             let block = Block {
                 tokens,
                 slabs,
@@ -376,7 +388,11 @@ unsafe fn keys_task<S: Simd, const R: usize>(
                 out,
                 state,
             };
-            sweep::<S, R, true>(s, &block, how);
+            let k = x.key_rows(x.k, at, tokens, kv_head).columns(first, width);
+            let dq = x.query_rows(b.dq, at, tokens, head).columns_mut(first, width);
+            let g = gate_rows(x, at, tokens, kv_head);
+            let ahead = Ahead { rows: &[v, out_gradient, q, g, k, dq.read(), dk.read()], distance: -NEXT };
+            sweep::<S, R, true>(s, &block, how, &ahead);
             if x.gate != GateKind::None {
                 let rows = KeyRows { at, tokens, head, first, width };
                 gate.add(s, b, &rows, out, add);
@@ -509,18 +525,19 @@ unsafe fn values_task<S: Simd, const R: usize>(
         for block in (0..(end - start).div_ceil(TOKENS)).rev() {
             let at = start + block * TOKENS;
             let tokens = TOKENS.min(end - at);
-            split(s, x.query_rows(x.q, at, tokens, head), stride, -AHEAD, add_rows);
+            let q = x.query_rows(x.q, at, tokens, head);
+            let k = x.key_rows(x.k, at, tokens, kv_head);
+            let out_gradient = x.output_rows(b.d_o, at, tokens, head).columns(first, width);
+            split(s, q, stride, add_rows);
             scale(s, add_rows, tokens * stride, x.scale);
-            split(s, x.key_rows(x.k, at, tokens, kv_head), stride, -AHEAD, read_rows);
-            split(s, x.output_rows(b.d_o, at, tokens, head).columns(first, width), lanes, -AHEAD, add_lanes);
-            let how = decay_by_rows(s, x, at, tokens, head, tiles, -AHEAD, decay);
+            split(s, k, stride, read_rows);
+            split(s, out_gradient, lanes, add_lanes);
+            let how = decay_by_rows(s, x, at, tokens, head, tiles, decay);
             let dv = x.value_rows(b.dv, at, tokens, kv_head).columns_mut(first, width);
-            expect(dv);
-            sweep::<S, R, true>(
-                s,
-                &Block { tokens, slabs, tiles, stride, add_rows, add_lanes, read_rows, decay, out, state },
-                how,
-            );
+            let block = Block { tokens, slabs, tiles, stride, add_rows, add_lanes, read_rows, decay, out, state };
+            let g = gate_rows(x, at, tokens, kv_head);
+            let ahead = Ahead { rows: &[q, k, out_gradient, g, dv.read()], distance: -NEXT };
+            sweep::<S, R, true>(s, &block, how, &ahead);
             join(s, out, lanes, dv, add);
         }
     }

@@ -13,12 +13,13 @@
 //! on the number of rows only: not on how tokens are cut into blocks, rows into slabs or lanes into
 //! tiles. This is what lets a prompt arrive in any pieces.
 
+use super::pack::Rows;
 use crate::simd::Simd;
 
 /// Vectors side by side in a tile.
 pub(super) const VECTORS: usize = 2;
 /// Tokens that a tile of state stays in registers for.
-pub(super) const TOKENS: usize = 32;
+pub(super) const TOKENS: usize = 24;
 
 /// How a state forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +57,61 @@ pub(super) struct Block<E> {
     pub state: *mut E,
 }
 
+/// Rows that the next block will need, asked for while this one computes.
+///
+/// Heads lie apart in memory, where the processor does not look ahead; and asking for all of a block
+/// at once would wait for each line. So every step of a tile asks for [`LINES`] of them.
+pub(super) struct Ahead<'a, E> {
+    /// The rows that this block uses.
+    pub rows: &'a [Rows<*const E>],
+    /// Tokens from these to the next block's.
+    pub distance: isize,
+}
+
+/// Cache lines that a step asks for.
+const LINES: usize = 2;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+impl<E> Ahead<'_, E> {
+    /// The first of the next block's rows at a line, lines counted over all rows; and their stride.
+    #[inline(always)]
+    fn line(&self, mut line: usize) -> (*const E, usize) {
+        for rows in self.rows {
+            let lines = (rows.width * size_of::<E>()).div_ceil(LINE);
+            if line < lines {
+                let at = rows.at.wrapping_add(line * (LINE / size_of::<E>()));
+                return (at.wrapping_offset(self.distance * rows.stride as isize), rows.stride);
+            }
+            line -= lines;
+        }
+        (std::ptr::null(), 0)
+    }
+}
+
+#[inline(always)]
+fn prefetch<T>(x: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is harmless, and its instruction is in every x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(x.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
 /// Carries the state over a block and writes what is read from it.
 ///
 /// # Safety
 /// The block's pointers have the sizes stated there.
 #[inline(always)]
-pub(super) unsafe fn sweep<S: Simd, const R: usize, const BACKWARD: bool>(s: S, b: &Block<S::E>, decay: Decay) {
+pub(super) unsafe fn sweep<S: Simd, const R: usize, const BACKWARD: bool>(
+    s: S,
+    b: &Block<S::E>,
+    decay: Decay,
+    ahead: &Ahead<'_, S::E>,
+) {
     let lanes = VECTORS * S::LANES;
     for tile in 0..b.tiles {
         for slab in 0..b.slabs {
@@ -76,6 +126,7 @@ pub(super) unsafe fn sweep<S: Simd, const R: usize, const BACKWARD: bool>(s: S, 
                     add_lanes: b.add_lanes.add(columns),
                     read_rows: b.read_rows.add(rows),
                     out: b.out.add(columns),
+                    ahead: std::array::from_fn(|i| ahead.line(tile * b.slabs + slab + i * b.tiles * b.slabs)),
                     state: b.state.add((tile * b.slabs + slab) * R * lanes),
                 };
                 match decay {
@@ -101,6 +152,7 @@ struct Tile<E> {
     read_rows: *const E,
     out: *mut E,
     state: *mut E,
+    ahead: [(*const E, usize); LINES],
 }
 
 impl<E: crate::Real> Tile<E> {
@@ -126,6 +178,9 @@ impl<E: crate::Real> Tile<E> {
                 let t = if BACKWARD { self.tokens - 1 - step } else { step };
                 let (x, z) = (self.add_rows.add(t * self.stride), self.read_rows.add(t * self.stride));
                 let out = self.out.add(t * lanes);
+                for (line, stride) in self.ahead {
+                    prefetch(line.wrapping_add(t * stride));
+                }
                 let mut y = [zero; VECTORS];
                 let mut a = [zero; VECTORS];
                 let mut sum = [zero; VECTORS];
