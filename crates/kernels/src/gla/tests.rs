@@ -270,6 +270,40 @@ fn every_form_equals_the_definition_in_f32_to_5e_6() {
 }
 
 #[test]
+fn bf16_operands_cost_their_rounding_and_no_more() {
+    for (gate, tau) in
+        [(GateKind::None, 1.0), (GateKind::Head, 1.0), (GateKind::Channel, 16.0), (GateKind::Channel, 0.1)]
+    {
+        let gla = Gla { compute: Compute::Bf16, ..small(2, 1, 64, 80) };
+        let case = Case::<f32>::new(gla, gate, &[200], tau);
+        let truth = case.to::<f64>();
+        let (o, want) = (case.forward(Form::Chunked, 1), truth.naive_forward());
+        let e = error(&o[0], &want[0]).max(error(&o[1], &want[1]));
+        assert!((1e-4..1e-2).contains(&e), "{gate:?} tau {tau}: {e:.1e}, bf16 rounds to 4e-3");
+        let (d, want) = (case.backward(Form::Chunked, 1), truth.naive_backward());
+        for i in [0, 1, 2, 4] {
+            let e = error(&d[i], &want[i]);
+            assert!(e < 1e-2, "{gate:?} tau {tau} gradient {i}: {e:.1e}");
+        }
+        if gate != GateKind::None {
+            let e = gate_error(&d[3], &truth, &want);
+            assert!(e < 3e-2, "{gate:?} tau {tau} gate gradient: {e:.1e}");
+        }
+        let exact = Case { gla: Gla { compute: Compute::F32, ..gla }, ..case.clone() };
+        assert!(case.forward(Form::Recurrent, 1) == exact.forward(Form::Recurrent, 1), "no products, no rounding");
+    }
+}
+
+#[test]
+fn the_chosen_form_follows_its_rule() {
+    let bf16 = Gla { compute: Compute::Bf16, ..Gla::new(4, 256, 512) };
+    assert_eq!(gla_form(&bf16, &[1024]), Form::Chunked);
+    assert_eq!(gla_form(&bf16, &[64, 3]), Form::Recurrent);
+    assert_eq!(gla_form(&Gla { compute: Compute::F32, ..bf16 }, &[1024]), Form::Recurrent);
+    assert_eq!(gla_form(&Gla { compute: Compute::Bf16, ..Gla::new(4, 64, 64) }, &[1024]), Form::Recurrent);
+}
+
+#[test]
 fn gradients_equal_finite_differences_to_1e_6() {
     for (gate, tau) in
         [(GateKind::Channel, 16.0), (GateKind::Channel, 0.3), (GateKind::Head, 1.0), (GateKind::None, 1.0)]

@@ -1,0 +1,116 @@
+//! Gated linear attention: forward, forward and backward, and decoding; tokens per second by form.
+//!
+//! `cargo bench -p memwall-kernels --bench gla`; `MEMWALL_THREADS` (default 2). The arithmetic of a
+//! token and head is 5 K V operations forward and 15 K V backward in the recurrent form (a multiply
+//! and two multiply-adds for each element of a state, in one and in three sweeps).
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use memwall_kernels::Pool;
+use memwall_kernels::gemm::Compute;
+use memwall_kernels::gla::{Form, Gate, Gla, gla_backward, gla_backward_scratch, gla_forward, gla_scratch, gla_step};
+
+/// A sequence with gates as GLA makes them: logsigmoid over 16.
+struct Sequence {
+    gla: Gla,
+    cu: [i32; 2],
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    g: Vec<f32>,
+    d_o: Vec<f32>,
+    o: Vec<f32>,
+    state: Vec<f32>,
+    gradients: [Vec<f32>; 4],
+}
+
+impl Sequence {
+    fn new(gla: Gla, tokens: usize) -> Sequence {
+        let mut state = 1u64;
+        let mut uniform = |n: usize| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+            };
+            (0..n).map(|_| next()).collect()
+        };
+        let (by_key, by_value) = (tokens * gla.heads * gla.key_width, tokens * gla.heads * gla.value_width);
+        let (q, k, v, d_o) = (uniform(by_key), uniform(by_key), uniform(by_value), uniform(by_value));
+        let g = uniform(by_key).into_iter().map(|z| -(-2.0 * z).exp().ln_1p() / 16.0).collect();
+        Sequence {
+            gla,
+            cu: [0, tokens as i32],
+            gradients: [q.clone(), k.clone(), v.clone(), q.clone()],
+            o: v.clone(),
+            state: vec![0.0; gla.heads * gla.key_width * gla.value_width],
+            q,
+            k,
+            v,
+            g,
+            d_o,
+        }
+    }
+
+    fn forward(&mut self, pool: &Pool, form: Form, scratch: &mut [u8]) {
+        let Sequence { gla, cu, q, k, v, g, o, state, .. } = self;
+        gla_forward(pool, gla, form, q, k, v, Gate::Channel(g), cu, None, o, state, scratch);
+    }
+
+    fn backward(&mut self, pool: &Pool, form: Form, scratch: &mut [u8]) {
+        let Sequence { gla, cu, q, k, v, g, d_o, gradients: [dq, dk, dv, dg], .. } = self;
+        let gate = Gate::Channel(g);
+        gla_backward(pool, gla, form, q, k, v, gate, cu, None, d_o, None, dq, dk, dv, dg, None, scratch);
+    }
+}
+
+fn forms(c: &mut Criterion) {
+    let threads = std::env::var("MEMWALL_THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(2);
+    let pool = Pool::new(threads);
+    let cases = [
+        (4, 64, 64, 4096, Compute::F32),
+        (4, 64, 64, 8192, Compute::F32),
+        (4, 64, 64, 65536, Compute::F32),
+        (4, 128, 256, 2048, Compute::F32),
+        (4, 256, 512, 1024, Compute::F32),
+        (4, 256, 512, 1024, Compute::Bf16),
+    ];
+    for (heads, keys, values, tokens, compute) in cases {
+        let gla = Gla { compute, ..Gla::new(heads, keys, values) };
+        let mut sequence = Sequence::new(gla, tokens);
+        let mut group = c.benchmark_group(format!("gla H{heads} K{keys} V{values} {compute:?}"));
+        group.throughput(Throughput::Elements(tokens as u64)).sample_size(10);
+        for form in [Form::Recurrent, Form::Chunked] {
+            if compute == Compute::Bf16 && form == Form::Recurrent {
+                continue;
+            }
+            let mut scratch = vec![0; gla_scratch::<f32>(&gla, form, tokens, threads)];
+            let mut backward_scratch = vec![0; gla_backward_scratch::<f32>(&gla, form, tokens, threads)];
+            group.bench_function(BenchmarkId::new(format!("{form:?} forward"), tokens), |b| {
+                b.iter(|| sequence.forward(&pool, form, &mut scratch));
+            });
+            group.bench_function(BenchmarkId::new(format!("{form:?} forward and backward"), tokens), |b| {
+                b.iter(|| {
+                    sequence.forward(&pool, form, &mut scratch);
+                    sequence.backward(&pool, form, &mut backward_scratch);
+                });
+            });
+        }
+    }
+}
+
+fn steps(c: &mut Criterion) {
+    let pool = Pool::new(1);
+    let gla = Gla::new(4, 64, 64);
+    let mut group = c.benchmark_group("gla step H4 K64 V64");
+    for rows in [1, 16, 256] {
+        let Sequence { q, k, v, g, mut o, .. } = Sequence::new(gla, rows);
+        let slots: Vec<i32> = (0..rows as i32).collect();
+        let mut state = vec![0.0; rows * gla.heads * gla.key_width * gla.value_width];
+        group.throughput(Throughput::Elements(rows as u64)).sample_size(20);
+        group.bench_function(BenchmarkId::new("rows", rows), |b| {
+            b.iter(|| gla_step(&pool, &gla, &q, &k, &v, Gate::Channel(&g), &slots, &mut state, &mut o));
+        });
+    }
+}
+
+criterion_group!(benches, forms, steps);
+criterion_main!(benches);
