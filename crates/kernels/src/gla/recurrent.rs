@@ -260,14 +260,14 @@ impl<T: Real> BackwardTask<'_, T> {
     unsafe fn slabs_of<S: Simd<E = T>, const R: usize>(self, s: S) {
         let (b, x) = (self.b, &self.b.x);
         let repeat = x.heads / x.kv_heads;
-        // The longer tasks first, so that no thread starts one at the end.
-        let keys = x.sequences * x.kv_heads * key_tasks(x);
-        let (of_keys, per_head) = (self.task < keys, if self.task < keys { key_tasks(x) } else { value_tasks(x) });
-        let task = if of_keys { self.task } else { self.task - keys };
-        let (pair, group) = (task / per_head, task % per_head);
+        // All tasks of a head one after the other, the longer first: they read the same rows.
+        let per_head = key_tasks(x) + value_tasks(x);
+        let (pair, task) = (self.task / per_head, self.task % per_head);
+        let of_keys = task < key_tasks(x);
+        let group = if of_keys { task } else { task - key_tasks(x) };
         let (sequence, kv_head) = (pair / x.kv_heads, pair % x.kv_heads);
         let heads = kv_head * repeat..(kv_head + 1) * repeat;
-        let groups = if of_keys && per_head == 1 { 0..x.key_width.div_ceil(KEYS) } else { group..group + 1 };
+        let groups = if of_keys && x.gate == GateKind::Head { 0..x.key_width.div_ceil(KEYS) } else { group..group + 1 };
         for group in groups {
             for head in heads.clone() {
                 // SAFETY: the caller's.
