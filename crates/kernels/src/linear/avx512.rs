@@ -243,6 +243,11 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch_near(p: *const u8) {
+        // SAFETY: as above; a prefetch reads nothing that a program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         // SAFETY: as above; a prefetch reads nothing that a program can see.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }

@@ -4,7 +4,7 @@
 //! ascending order: a fused multiply-add, or (BF16) what `vdpbf16ps` does with a pair.
 
 use super::lanes::{Lanes, MAX_LANES, Rows};
-use super::prefetch::Prefetch;
+use super::prefetch::{Pieces, Prefetch};
 use super::tile::VECTORS;
 use std::marker::PhantomData;
 
@@ -244,12 +244,20 @@ pub(super) struct Slice {
     pub begin: bool,
 }
 
-/// Adds the slice to `R` rows of y.
+/// Words between two looks at what to ask for.
+pub(super) const STRIDE: usize = 8;
+
+/// Adds the slice to `R` rows of y, asking for `lines` lines of the next slice with every 8 words.
 ///
 /// # Safety
 /// The processor has the instruction set; the slice's pointers hold `R` rows.
 #[inline(always)]
-pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const R: usize>(slice: &Slice, row: usize) {
+pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const R: usize>(
+    slice: &Slice,
+    row: usize,
+    next: &mut Pieces,
+    lines: usize,
+) {
     let vector = L::LANES * 4;
     let part = |v: usize| slice.columns.saturating_sub(v * L::LANES).min(L::LANES);
     // SAFETY: as the caller promises.
@@ -265,6 +273,9 @@ pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const R: usize>(slice: &S
             }
         }
         for k in 0..slice.words {
+            if k % STRIDE == 0 {
+                next.ask::<L>(lines);
+            }
             let at = slice.tile.add(k * VECTORS * vector);
             let w: [L::V; VECTORS] = [L::load(at), L::load(at.add(vector))];
             for (r, acc) in acc.iter_mut().enumerate() {

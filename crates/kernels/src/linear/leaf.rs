@@ -4,11 +4,14 @@ use super::activations::Activations;
 use super::block::BlockFormat;
 use super::float::{self, FloatFormat};
 use super::lanes::{Lanes, Rows};
-use super::prefetch::Prefetch;
+use super::prefetch::{Pieces, Prefetch};
 use super::tile::{self, SLICE_BLOCKS, VECTORS};
 
 /// Rows of x up to which weights are unpacked in registers for all rows at once.
 pub(super) const FEW: usize = 4;
+
+/// Rows of x from which a task goes slice by slice through its columns, not column by column through slices.
+const SLICES_OUTSIDE: usize = 64;
 
 /// One weight matrix and its share of the call.
 pub(super) struct Job {
@@ -74,11 +77,11 @@ pub(super) trait Leaf: Lanes {
     unsafe fn block_rows<const SUB: usize, const MIN: bool, const ZERO: i32>(
         slice: &tile::Slice,
         m: usize,
-        prefetch: &mut Prefetch,
-        prefetch_bytes: usize,
+        next: &mut Pieces,
+        lines: usize,
     );
     /// [`float::rows`] for all rows.
-    unsafe fn float_rows<const PAIRS: bool>(slice: &float::Slice, m: usize);
+    unsafe fn float_rows<const PAIRS: bool>(slice: &float::Slice, m: usize, next: &mut Pieces, lines: usize);
 }
 
 macro_rules! leaf {
@@ -136,62 +139,72 @@ macro_rules! leaf {
             unsafe fn block_rows<const SUB: usize, const MIN: bool, const ZERO: i32>(
                 slice: &tile::Slice,
                 m: usize,
-                prefetch: &mut Prefetch,
-                prefetch_bytes: usize,
+                next: &mut Pieces,
+                lines: usize,
             ) {
                 $(#[$features])?
                 unsafe fn body<const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
                     slice: &tile::Slice,
                     row: usize,
-                    prefetch: &mut Prefetch,
-                    prefetch_bytes: usize,
+                    next: &mut Pieces,
+                    lines: usize,
                 ) {
                     // SAFETY: as the trait's.
-                    unsafe { tile::rows::<$lanes, SUB, MIN, ZERO, R>(slice, row, prefetch, prefetch_bytes) }
+                    unsafe { tile::rows::<$lanes, SUB, MIN, ZERO, R>(slice, row, next, lines) }
                 }
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
                     if SUB == 1 {
                         while m - row >= $sub_1 {
-                            body::<SUB, MIN, ZERO, $sub_1>(slice, row, prefetch, prefetch_bytes);
+                            body::<SUB, MIN, ZERO, $sub_1>(slice, row, next, lines);
                             row += $sub_1;
                         }
                     } else {
                         while m - row >= $sub_2 {
-                            body::<SUB, MIN, ZERO, $sub_2>(slice, row, prefetch, prefetch_bytes);
+                            body::<SUB, MIN, ZERO, $sub_2>(slice, row, next, lines);
                             row += $sub_2;
                         }
                     }
                     while row < m {
                         match m - row {
-                            4.. => body::<SUB, MIN, ZERO, 4>(slice, row, prefetch, prefetch_bytes),
-                            2 | 3 => body::<SUB, MIN, ZERO, 2>(slice, row, prefetch, prefetch_bytes),
-                            _ => body::<SUB, MIN, ZERO, 1>(slice, row, prefetch, prefetch_bytes),
+                            4.. => body::<SUB, MIN, ZERO, 4>(slice, row, next, lines),
+                            2 | 3 => body::<SUB, MIN, ZERO, 2>(slice, row, next, lines),
+                            _ => body::<SUB, MIN, ZERO, 1>(slice, row, next, lines),
                         }
                         row += [1, 2, 2, 4][(m - row).min(4) - 1];
                     }
                 }
             }
             #[inline(always)]
-            unsafe fn float_rows<const PAIRS: bool>(slice: &float::Slice, m: usize) {
+            unsafe fn float_rows<const PAIRS: bool>(
+                slice: &float::Slice,
+                m: usize,
+                next: &mut Pieces,
+                lines: usize,
+            ) {
                 $(#[$features])?
-                unsafe fn body<const PAIRS: bool, const R: usize>(slice: &float::Slice, row: usize) {
+                unsafe fn body<const PAIRS: bool, const R: usize>(
+                    slice: &float::Slice,
+                    row: usize,
+                    next: &mut Pieces,
+                    lines: usize,
+                ) {
                     // SAFETY: as the trait's.
-                    unsafe { float::rows::<$lanes, PAIRS, R>(slice, row) }
+                    unsafe { float::rows::<$lanes, PAIRS, R>(slice, row, next, lines) }
                 }
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
                     while m - row >= $float {
-                        body::<PAIRS, $float>(slice, row);
+                        body::<PAIRS, $float>(slice, row, next, lines);
                         row += $float;
                     }
                     while row < m {
                         match m - row {
-                            4.. => body::<PAIRS, 4>(slice, row),
-                            2 | 3 => body::<PAIRS, 2>(slice, row),
-                            _ => body::<PAIRS, 1>(slice, row),
+                            4.. => body::<PAIRS, 4>(slice, row, next, lines),
+                            2 | 3 => body::<PAIRS, 2>(slice, row, next, lines),
+                            _ => body::<PAIRS, 1>(slice, row, next, lines),
                         }
                         row += [1, 2, 2, 4][(m - row).min(4) - 1];
                     }
@@ -268,35 +281,42 @@ pub(super) unsafe fn block_task<L: Leaf, F: BlockFormat>(job: &Job, columns: Col
             _ => {}
         }
         let width = VECTORS * L::LANES;
-        let mut prefetch = Prefetch::from(job.w);
-        for column in (columns.begin..columns.end).step_by(width) {
-            prefetch.jump(job.after(columns, column + width));
-            // The bytes of the next columns, shared out over the blocks of all groups of rows.
-            let prefetch_bytes =
-                (width * F::DTYPE.block_bytes() / F::STEP).div_ceil(job.m.div_ceil(8)).next_multiple_of(64);
-            for first in (0..job.terms).step_by(SLICE_BLOCKS) {
-                let blocks = SLICE_BLOCKS.min(job.terms - first);
-                L::block_fill::<F>(job, column, first, blocks, tile);
-                let slice = tile::Slice {
-                    tile,
-                    blocks,
-                    x: job.x.cast::<Activations>().add(first * job.m),
-                    x_stride: blocks,
-                    y: job.y.add(column),
-                    y_stride: job.n,
-                    columns: width.min(columns.end - column),
-                    begin: first == 0,
-                };
-                let (m, prefetch) = (job.m, &mut prefetch);
-                match (F::SUB, F::MIN, F::ZERO) {
-                    (1, true, _) => L::block_rows::<1, true, 0>(&slice, m, prefetch, prefetch_bytes),
-                    (1, _, 8) => L::block_rows::<1, false, 8>(&slice, m, prefetch, prefetch_bytes),
-                    (1, _, 16) => L::block_rows::<1, false, 16>(&slice, m, prefetch, prefetch_bytes),
-                    (1, ..) => L::block_rows::<1, false, 128>(&slice, m, prefetch, prefetch_bytes),
-                    (_, true, _) => L::block_rows::<2, true, 0>(&slice, m, prefetch, prefetch_bytes),
-                    (_, _, 4) => L::block_rows::<2, false, 4>(&slice, m, prefetch, prefetch_bytes),
-                    _ => L::block_rows::<2, false, 32>(&slice, m, prefetch, prefetch_bytes),
-                }
+        let tiles = (columns.end - columns.begin).div_ceil(width);
+        let slices = job.terms.div_ceil(SLICE_BLOCKS).max(1);
+        // With many rows a slice of x stays in the cache for all tiles; with few the weights are read in order.
+        let place = |step: usize| {
+            let (tile, slice) =
+                if job.m >= SLICES_OUTSIDE { (step % tiles, step / tiles) } else { (step / slices, step % slices) };
+            (columns.begin + tile * width, slice * SLICE_BLOCKS)
+        };
+        for step in 0..tiles * slices {
+            let (column, first) = place(step);
+            let blocks = SLICE_BLOCKS.min(job.terms - first);
+            L::block_fill::<F>(job, column, first, blocks, tile);
+            let slice = tile::Slice {
+                tile,
+                blocks,
+                x: job.x.cast::<Activations>().add(first * job.m),
+                x_stride: blocks,
+                y: job.y.add(column),
+                y_stride: job.n,
+                columns: width.min(columns.end - column),
+                begin: first == 0,
+            };
+            let (next_column, next_first) = if step + 1 < tiles * slices { place(step + 1) } else { (columns.next, 0) };
+            let at = job.row(next_column).wrapping_add(next_first / F::STEP * F::DTYPE.block_bytes());
+            let bytes = SLICE_BLOCKS.min(job.terms) / F::STEP * F::DTYPE.block_bytes();
+            let next = &mut Pieces::new(at, job.row_bytes, bytes, width);
+            let lines = next.left().div_ceil((blocks * job.m.div_ceil(8)).max(1));
+            let m = job.m;
+            match (F::SUB, F::MIN, F::ZERO) {
+                (1, true, _) => L::block_rows::<1, true, 0>(&slice, m, next, lines),
+                (1, _, 8) => L::block_rows::<1, false, 8>(&slice, m, next, lines),
+                (1, _, 16) => L::block_rows::<1, false, 16>(&slice, m, next, lines),
+                (1, ..) => L::block_rows::<1, false, 128>(&slice, m, next, lines),
+                (_, true, _) => L::block_rows::<2, true, 0>(&slice, m, next, lines),
+                (_, _, 4) => L::block_rows::<2, false, 4>(&slice, m, next, lines),
+                _ => L::block_rows::<2, false, 32>(&slice, m, next, lines),
             }
         }
     }
@@ -317,25 +337,33 @@ pub(super) unsafe fn float_task<L: Leaf, F: FloatFormat>(job: &Job, columns: Col
             _ => {}
         }
         let width = VECTORS * L::LANES;
-        for column in (columns.begin..columns.end).step_by(width) {
-            for begin in (0..job.terms).step_by(float::SLICE_WORDS) {
-                let end = job.terms.min(begin + float::SLICE_WORDS);
-                L::float_fill::<F>(job, column, begin, end, tile);
-                let slice = float::Slice {
-                    tile,
-                    words: end - begin,
-                    x: job.x.cast::<u32>().add(begin),
-                    x_stride: job.terms,
-                    y: job.y.add(column),
-                    y_stride: job.n,
-                    columns: width.min(columns.end - column),
-                    begin: begin == 0,
-                };
-                if F::PAIRS {
-                    L::float_rows::<true>(&slice, job.m);
-                } else {
-                    L::float_rows::<false>(&slice, job.m);
-                }
+        let tiles = (columns.end - columns.begin).div_ceil(width);
+        let slices = job.terms.div_ceil(float::SLICE_WORDS).max(1);
+        let place = |step: usize| (columns.begin + step / slices * width, step % slices * float::SLICE_WORDS);
+        for step in 0..tiles * slices {
+            let (column, begin) = place(step);
+            let end = job.terms.min(begin + float::SLICE_WORDS);
+            L::float_fill::<F>(job, column, begin, end, tile);
+            let slice = float::Slice {
+                tile,
+                words: end - begin,
+                x: job.x.cast::<u32>().add(begin),
+                x_stride: job.terms,
+                y: job.y.add(column),
+                y_stride: job.n,
+                columns: width.min(columns.end - column),
+                begin: begin == 0,
+            };
+            let (next_column, next_begin) = if step + 1 < tiles * slices { place(step + 1) } else { (columns.next, 0) };
+            let bytes = |words: usize| words / F::WORDS * 32;
+            let at = job.row(next_column).wrapping_add(bytes(next_begin));
+            let next = &mut Pieces::new(at, job.row_bytes, bytes(float::SLICE_WORDS.min(job.terms)), width);
+            let looks = (end - begin).div_ceil(float::STRIDE) * job.m.div_ceil(12);
+            let lines = next.left().div_ceil(looks.max(1));
+            if F::PAIRS {
+                L::float_rows::<true>(&slice, job.m, next, lines);
+            } else {
+                L::float_rows::<false>(&slice, job.m, next, lines);
             }
         }
     }

@@ -196,8 +196,11 @@ fn task_columns(w: &Weights<'_>, m: usize) -> usize {
     if m <= leaf::FEW {
         // Long enough that what is asked for ahead of a task's end is small beside the task.
         if w.n >= 4096 { 128 } else { 64 }
+    } else if m < 64 {
+        64
     } else {
-        32
+        // Wide enough for a slice of x to be used several times, narrow enough to share out.
+        (w.n / 16).next_multiple_of(32).clamp(32, 256)
     }
 }
 

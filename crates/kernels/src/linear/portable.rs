@@ -168,5 +168,7 @@ impl Lanes for Portable {
         [0, 4, 8, 12, 16, 20, 24, 28].map(|i| unsafe { Self::load(rows.0[0].add(at + i)) })
     }
     #[inline(always)]
+    unsafe fn prefetch_near(_: *const u8) {}
+    #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
 }

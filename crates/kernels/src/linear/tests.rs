@@ -368,9 +368,12 @@ fn no_rows_and_no_columns_are_no_work() {
         linear(&pool, Weights { dtype, bytes: &[], n: 0, k: 256 }, &[1.0; 5 * 256], 5, &mut [], &mut scratch);
         let bytes = any_weights(dtype, 3, 256, &mut Noise(15));
         linear(&pool, Weights { dtype, bytes: &bytes, n: 3, k: 256 }, &[], 0, &mut [], &mut scratch);
-        let mut y = [1.0; 3];
-        linear(&pool, Weights { dtype, bytes: &[], n: 3, k: 0 }, &[], 1, &mut y, &mut scratch);
-        assert_eq!(y, [0.0; 3], "{dtype}");
+        for m in [1, 6] {
+            let mut y = vec![1.0; 3 * m];
+            let mut scratch = vec![0; linear_scratch(dtype, m, 3, 0, 2)];
+            linear(&pool, Weights { dtype, bytes: &[], n: 3, k: 0 }, &[], m, &mut y, &mut scratch);
+            assert_eq!(y, vec![0.0; 3 * m], "{dtype}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use super::activations::Activations;
 use super::block::{BlockFormat, Sink, Unpacked, dot_codes, times_zero};
 use super::lanes::{Lanes, Rows};
-use super::prefetch::Prefetch;
+use super::prefetch::Pieces;
 use std::marker::PhantomData;
 
 /// Vectors of columns side by side.
@@ -88,7 +88,7 @@ pub(super) struct Slice {
     pub begin: bool,
 }
 
-/// Adds the slice to `R` rows of y.
+/// Adds the slice to `R` rows of y, asking for `lines` lines of the next slice with each block.
 ///
 /// # Safety
 /// The processor has the instruction set; the slice's pointers hold `R` rows.
@@ -96,8 +96,8 @@ pub(super) struct Slice {
 pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
     slice: &Slice,
     row: usize,
-    prefetch: &mut Prefetch,
-    prefetch_bytes: usize,
+    next: &mut Pieces,
+    lines: usize,
 ) {
     let vector = L::LANES * 4;
     let size = block_bytes::<L>(SUB, MIN);
@@ -115,7 +115,14 @@ pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const ZER
             }
         }
         for b in 0..slice.blocks {
-            prefetch.bytes::<L>(prefetch_bytes);
+            next.ask::<L>(lines);
+            // The outputs of the next rows, which lie far apart, come into the cache meanwhile.
+            if b < R && !slice.begin {
+                let ahead = y.wrapping_add((R + b) * slice.y_stride);
+                for v in 0..=VECTORS {
+                    L::prefetch_near(ahead.wrapping_add(v * L::LANES - v / VECTORS).cast());
+                }
+            }
             let block = slice.tile.add(b * size);
             let item = |n: usize, v: usize| block.add((n * VECTORS + v) * vector);
             let mut sums = [[L::splat_f(0.0); VECTORS]; R];
