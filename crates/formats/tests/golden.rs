@@ -40,6 +40,7 @@ fn value(distribution: &str, i: u64) -> f32 {
         }
         "tiny" => normal(i) * (-20f32).exp2(),
         "huge" => normal(i) * 8192.0,
+        "wide" => uniform(0, i) * (((pick >> 8) % 40) as f32 - 30.0).exp2(),
         "steps" => {
             let run = 5 + i / 160 % 3;
             let level = (splitmix(7, i / 32) >> 60) % 4;

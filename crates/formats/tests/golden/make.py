@@ -36,7 +36,7 @@ FORMATS = {
     "IQ4_NL": (20, 32, 18, [0]),
     "IQ4_XS": (23, 256, 136, [0]),
 }
-DISTRIBUTIONS = ["uniform", "normal", "outliers", "positive", "sparse", "tiny", "huge", "steps"]
+DISTRIBUTIONS = ["uniform", "normal", "outliers", "positive", "sparse", "tiny", "huge", "wide", "steps"]
 
 
 def splitmix(seed, start, n):
@@ -71,6 +71,8 @@ def values(kind, group):
         return normal * np.float32(2.0**-20)
     if kind == "huge":
         return normal * np.float32(8192)
+    if kind == "wide":  # forty binades in one block
+        return np.ldexp(u[0], ((pick >> np.uint64(8)) % np.uint64(40)).astype(np.int32) - 30).astype(np.float32)
     if kind == "steps":  # few distinct values: ties, constant blocks and sub-blocks
         run = np.uint64(5) + np.arange(start, start + GROUP, dtype=np.uint64) // np.uint64(160) % np.uint64(3)
         level = (splitmix(7, 0, 1 << 22)[np.arange(start, start + GROUP) // 32 % (1 << 22)] >> np.uint64(60)) % np.uint64(4)
