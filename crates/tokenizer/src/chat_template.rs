@@ -113,16 +113,17 @@ fn without_generation_marks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(begin) = rest.find("{%") {
-        let Some(length) = rest[begin..].find("%}") else { break };
-        let tag = &rest[begin..begin + length + 2];
-        let name = tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+        let Some(length) = rest[begin + 2..].find("%}") else { break };
+        let end = begin + 2 + length + 2;
+        let tag = &rest[begin..end];
+        let name = tag[2..2 + length].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
         out.push_str(&rest[..begin]);
         match name {
             "generation" => out.push_str(&tag.replacen(name, "if true", 1)),
             "endgeneration" => out.push_str(&tag.replacen(name, "endif", 1)),
             _ => out.push_str(tag),
         }
-        rest = &rest[begin + length + 2..];
+        rest = &rest[end..];
     }
     out.push_str(rest);
     out

@@ -402,6 +402,19 @@ fn templates_that_refuse_fail_or_never_end_are_errors() {
     assert!(error.contains("roles must alternate"), "{error}");
     assert!(render("{{ messages[0].content.no_such_method() }}", &hi).is_err());
     assert!(ChatTemplate::new("{% for %}", None, None).is_err());
+    assert!(ChatTemplate::new("{%}{% if x %}", None, None).is_err());
+    for enormous in [
+        "{{ 'a' * 99999999999 }}",
+        "{{ [1] * 99999999999 }}",
+        "{{ range(99999999999) | list }}",
+        "{{ '%099999999999d' | format(1) }}",
+        "{{ 'a' | indent(99999999999, true) }}",
+        "{{ 'a' | center(99999999999) }}",
+        "{{ 'a'.ljust(99999999999) }}",
+        "{{ 'a'.zfill(99999999999) }}",
+    ] {
+        assert!(render(enormous, &hi).is_err(), "{enormous}");
+    }
     let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
     assert!(render(endless, &hi).is_err());
 }
