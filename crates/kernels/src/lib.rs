@@ -17,6 +17,7 @@ pub mod gla;
 mod isa;
 #[cfg(test)]
 mod laws;
+pub mod limits;
 pub mod linear;
 pub mod map;
 pub mod norm;

@@ -243,6 +243,10 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn dot_bytes(self, a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))) }
+    }
+    #[inline(always)]
     fn dot_pairs(self, a: __m256i, b: __m256i, c: F32x8) -> F32x8 {
         unsafe {
             let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);

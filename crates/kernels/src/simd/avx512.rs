@@ -226,6 +226,10 @@ impl Simd for Avx512 {
         unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second.0, first.0)) }
     }
     #[inline(always)]
+    fn dot_bytes(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(c, a, b) }
+    }
+    #[inline(always)]
     fn dot_pairs(self, a: __m512i, b: __m512i, c: F32x16) -> F32x16 {
         unsafe {
             F32x16(_mm512_dpbf16_ps(

@@ -119,6 +119,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn round_neighbours(self, first: Self::V, second: Self::V) -> Self::P;
     /// `c + a[0] b[0] + a[1] b[1]` a lane, accumulated in the element type.
     fn dot_pairs(self, a: Self::P, b: Self::P, c: Self::V) -> Self::V;
+    /// A lane's `c` plus the products of its four bytes, unsigned in `a`, signed in `b`.
+    ///
+    /// AVX2 saturates the sum of two products to 16 bits: `a` below 128 keeps clear of it.
+    fn dot_bytes(self, a: Self::P, b: Self::P, c: Self::P) -> Self::P;
     /// 1 / (1 + e^-x).
     #[inline(always)]
     fn sigmoid(self, v: Self::V) -> Self::V {

@@ -195,6 +195,13 @@ impl<T: Real> Simd for Portable<T> {
         })
     }
     #[inline(always)]
+    fn dot_bytes(self, a: [u32; LANES], b: [u32; LANES], c: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|i| {
+            let products = a[i].to_le_bytes().into_iter().zip(b[i].to_le_bytes());
+            products.fold(c[i], |sum, (a, b)| sum.wrapping_add((a as i32 * b as i8 as i32) as u32))
+        })
+    }
+    #[inline(always)]
     fn dot_pairs(self, a: [u32; LANES], b: [u32; LANES], c: Lanes<T>) -> Lanes<T> {
         let element = |x: u32| T::of(f32::from_bits(x) as f64);
         Lanes(std::array::from_fn(|i| {

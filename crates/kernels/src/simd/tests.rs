@@ -172,6 +172,26 @@ fn transposing_a_block_moves_every_element_to_its_place() {
     }
 }
 
+struct Bytes<'a>(&'a mut [u32]);
+
+impl Kernel<f32> for Bytes<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E = f32>>(self, s: S) {
+        let sum = s.dot_bytes(s.splat_pair(0x7f_01_02_03), s.splat_pair(0x80_ff_05_7f), s.splat_pair(7));
+        s.store_pairs(sum, &mut self.0[..S::LANES]);
+    }
+}
+
+#[test]
+fn a_dot_of_bytes_is_unsigned_by_signed() {
+    for isa in sets() {
+        let mut y = [0; 16];
+        dispatch_f32_with(isa, Bytes(&mut y));
+        assert_eq!(y[7] as i32, 7 + 127 * -128 - 1 + 2 * 5 + 3 * 127, "{}", isa.name());
+    }
+}
+
 struct Dot<'a>(&'a [f32], &'a [f32], &'a mut [f32]);
 
 impl Kernel<f32> for Dot<'_> {
