@@ -11,6 +11,7 @@ pub struct Avx2(());
 
 /// 8 lanes of f32; only an [`Avx2`] token makes one, so the processor has the instructions.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub struct F32x8(__m256);
 
 /// # Safety
@@ -200,11 +201,8 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn transpose_pairs(self, v: &mut [__m256i; 16]) {
-        unsafe {
-            let mut f = v.map(|x| F32x8(_mm256_castsi256_ps(x)));
-            self.transpose(&mut f);
-            *v = f.map(|x| _mm256_castps_si256(x.0));
-        }
+        // The vector type is transparent over one of the same size; transposing moves bits only.
+        unsafe { self.transpose(&mut *(&raw mut *v).cast::<[F32x8; 16]>()) }
     }
     #[inline(always)]
     fn zero_pairs(self) -> __m256i {

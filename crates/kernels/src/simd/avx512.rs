@@ -11,6 +11,7 @@ pub struct Avx512(());
 
 /// 16 lanes of f32; only an [`Avx512`] token makes one, so the processor has the instructions.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub struct F32x16(pub(crate) __m512);
 
 /// # Safety
@@ -191,11 +192,8 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn transpose_pairs(self, v: &mut [__m512i; 16]) {
-        unsafe {
-            let mut f = v.map(|x| F32x16(_mm512_castsi512_ps(x)));
-            self.transpose(&mut f);
-            *v = f.map(|x| _mm512_castps_si512(x.0));
-        }
+        // The vector type is transparent over one of the same size; transposing moves bits only.
+        unsafe { self.transpose(&mut *(&raw mut *v).cast::<[F32x16; 16]>()) }
     }
     #[inline(always)]
     fn zero_pairs(self) -> __m512i {

@@ -23,13 +23,25 @@ impl<T> Portable<T> {
 #[derive(Clone, Copy)]
 pub struct Lanes<T>([T; LANES]);
 
+/// An array by index; unlike `std::array::from_fn`, always inlined.
+#[inline(always)]
+fn each<T: bytemuck::Zeroable + Copy>(f: impl Fn(usize) -> T) -> [T; LANES] {
+    let mut x = [T::zeroed(); LANES];
+    let mut i = 0;
+    while i < LANES {
+        x[i] = f(i);
+        i += 1;
+    }
+    x
+}
+
 macro_rules! operator {
     ($trait:ident, $method:ident, $op:tt) => {
         impl<T: Real> $trait for Lanes<T> {
             type Output = Self;
             #[inline(always)]
             fn $method(self, o: Self) -> Self {
-                Lanes(std::array::from_fn(|i| self.0[i] $op o.0[i]))
+                Lanes(each(|i| self.0[i] $op o.0[i]))
             }
         }
     };
@@ -43,7 +55,7 @@ impl<T: Real> Neg for Lanes<T> {
     type Output = Self;
     #[inline(always)]
     fn neg(self) -> Self {
-        Lanes(self.0.map(|x| -x))
+        Lanes(each(|i| -self.0[i]))
     }
 }
 
@@ -64,12 +76,12 @@ impl<T: Real> Simd for Portable<T> {
     #[inline(always)]
     fn load(self, x: &[T]) -> Lanes<T> {
         let x = &x[..LANES];
-        Lanes(std::array::from_fn(|i| x[i]))
+        Lanes(each(|i| x[i]))
     }
     #[inline(always)]
     fn load_part(self, x: &[T]) -> Lanes<T> {
         assert!(x.len() <= LANES);
-        Lanes(std::array::from_fn(|i| if i < x.len() { x[i] } else { T::ZERO }))
+        Lanes(each(|i| if i < x.len() { x[i] } else { T::ZERO }))
     }
     #[inline(always)]
     fn store(self, v: Lanes<T>, x: &mut [T]) {
@@ -92,35 +104,35 @@ impl<T: Real> Simd for Portable<T> {
     }
     #[inline(always)]
     fn fma(self, a: Lanes<T>, b: Lanes<T>, c: Lanes<T>) -> Lanes<T> {
-        Lanes(std::array::from_fn(|i| a.0[i].mul_add(b.0[i], c.0[i])))
+        Lanes(each(|i| a.0[i].mul_add(b.0[i], c.0[i])))
     }
     #[inline(always)]
     fn max(self, a: Lanes<T>, b: Lanes<T>) -> Lanes<T> {
-        Lanes(std::array::from_fn(|i| if a.0[i] > b.0[i] { a.0[i] } else { b.0[i] }))
+        Lanes(each(|i| if a.0[i] > b.0[i] { a.0[i] } else { b.0[i] }))
     }
     #[inline(always)]
     fn min(self, a: Lanes<T>, b: Lanes<T>) -> Lanes<T> {
-        Lanes(std::array::from_fn(|i| if a.0[i] < b.0[i] { a.0[i] } else { b.0[i] }))
+        Lanes(each(|i| if a.0[i] < b.0[i] { a.0[i] } else { b.0[i] }))
     }
     #[inline(always)]
     fn sqrt(self, v: Lanes<T>) -> Lanes<T> {
-        Lanes(v.0.map(T::sqrt))
+        Lanes(each(|i| v.0[i].sqrt()))
     }
     #[inline(always)]
     fn abs(self, v: Lanes<T>) -> Lanes<T> {
-        Lanes(v.0.map(T::abs))
+        Lanes(each(|i| v.0[i].abs()))
     }
     #[inline(always)]
     fn lt(self, a: Lanes<T>, b: Lanes<T>) -> [bool; LANES] {
-        std::array::from_fn(|i| a.0[i] < b.0[i])
+        each(|i| a.0[i] < b.0[i])
     }
     #[inline(always)]
     fn select(self, m: [bool; LANES], a: Lanes<T>, b: Lanes<T>) -> Lanes<T> {
-        Lanes(std::array::from_fn(|i| if m[i] { a.0[i] } else { b.0[i] }))
+        Lanes(each(|i| if m[i] { a.0[i] } else { b.0[i] }))
     }
     #[inline(always)]
     fn first(self, n: usize) -> [bool; LANES] {
-        std::array::from_fn(|i| i < n)
+        each(|i| i < n)
     }
     #[inline(always)]
     fn sum(self, v: Lanes<T>) -> T {
@@ -133,36 +145,36 @@ impl<T: Real> Simd for Portable<T> {
     }
     #[inline(always)]
     fn exp(self, v: Lanes<T>) -> Lanes<T> {
-        Lanes(v.0.map(T::exp))
+        Lanes(each(|i| v.0[i].exp()))
     }
     #[inline(always)]
     fn ln(self, v: Lanes<T>) -> Lanes<T> {
-        Lanes(v.0.map(T::ln))
+        Lanes(each(|i| v.0[i].ln()))
     }
     #[inline(always)]
     fn ln_1p(self, v: Lanes<T>) -> Lanes<T> {
-        Lanes(v.0.map(T::ln_1p))
+        Lanes(each(|i| v.0[i].ln_1p()))
     }
     #[inline(always)]
     fn tanh(self, v: Lanes<T>) -> Lanes<T> {
-        Lanes(v.0.map(T::tanh))
+        Lanes(each(|i| v.0[i].tanh()))
     }
     #[inline(always)]
     fn erf(self, v: Lanes<T>) -> Lanes<T> {
-        Lanes(v.0.map(T::erf))
+        Lanes(each(|i| v.0[i].erf()))
     }
     #[inline(always)]
     fn transpose(self, v: &mut [Lanes<T>; 16]) {
         let from = *v;
         for (i, row) in v.iter_mut().take(LANES).enumerate() {
-            *row = Lanes(std::array::from_fn(|j| from[j].0[i]));
+            *row = Lanes(each(|j| from[j].0[i]));
         }
     }
     #[inline(always)]
     fn transpose_pairs(self, v: &mut [[u32; LANES]; 16]) {
         let from = *v;
         for (i, row) in v.iter_mut().take(LANES).enumerate() {
-            *row = std::array::from_fn(|j| from[j][i]);
+            *row = each(|j| from[j][i]);
         }
     }
     #[inline(always)]
@@ -185,18 +197,18 @@ impl<T: Real> Simd for Portable<T> {
     }
     #[inline(always)]
     fn round_pairs(self, even: Lanes<T>, odd: Lanes<T>) -> [u32; LANES] {
-        std::array::from_fn(|i| pair(even.0[i], odd.0[i]))
+        each(|i| pair(even.0[i], odd.0[i]))
     }
     #[inline(always)]
     fn round_neighbours(self, first: Lanes<T>, second: Lanes<T>) -> [u32; LANES] {
-        std::array::from_fn(|i| {
+        each(|i| {
             let half = if 2 * i < LANES { &first.0 } else { &second.0 };
             pair(half[2 * i % LANES], half[2 * i % LANES + 1])
         })
     }
     #[inline(always)]
     fn dot_bytes(self, a: [u32; LANES], b: [u32; LANES], c: [u32; LANES]) -> [u32; LANES] {
-        std::array::from_fn(|i| {
+        each(|i| {
             let products = a[i].to_le_bytes().into_iter().zip(b[i].to_le_bytes());
             products.fold(c[i], |sum, (a, b)| sum.wrapping_add((a as i32 * b as i8 as i32) as u32))
         })
@@ -204,7 +216,7 @@ impl<T: Real> Simd for Portable<T> {
     #[inline(always)]
     fn dot_pairs(self, a: [u32; LANES], b: [u32; LANES], c: Lanes<T>) -> Lanes<T> {
         let element = |x: u32| T::of(f32::from_bits(x) as f64);
-        Lanes(std::array::from_fn(|i| {
+        Lanes(each(|i| {
             let sum = element(a[i] << 16).mul_add(element(b[i] << 16), c.0[i]);
             element(a[i] & 0xffff_0000).mul_add(element(b[i] & 0xffff_0000), sum)
         }))
