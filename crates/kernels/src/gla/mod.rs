@@ -18,7 +18,7 @@
 //! channels. The chunked and parallel forms regroup sums by position in the sequence.
 //!
 //! Source: "Gated Linear Attention Transformers with Hardware-Efficient Training" (2023),
-//! arXiv 2312.06635, sections 4 and C.
+//! arXiv 2312.06635, section 4.
 
 mod check;
 mod chunked;

@@ -122,20 +122,23 @@ pub(super) struct Matrix<P> {
 /// `from` is readable or null, `to` has room for the tiles.
 #[inline(always)]
 pub(super) unsafe fn read_state<E: Real>(from: Matrix<*const E>, padded: usize, n: usize, to: *mut E) {
-    let tiles = from.columns.div_ceil(n);
-    for tile in 0..tiles {
+    for tile in 0..from.columns.div_ceil(n) {
         for row in 0..padded {
-            for i in 0..n {
-                let column = tile * n + i;
-                let inside = !from.at.is_null() && row < from.rows && column < from.columns;
-                // SAFETY: the caller's sizes.
-                unsafe {
-                    *to.add((tile * padded + row) * n + i) = if inside {
-                        *from.at.add(row * from.row_stride + column * from.column_stride)
-                    } else {
-                        E::ZERO
-                    };
+            // SAFETY: the caller's sizes.
+            unsafe {
+                let to = std::slice::from_raw_parts_mut(to.add((tile * padded + row) * n), n);
+                if from.at.is_null() || row >= from.rows {
+                    to.fill(E::ZERO);
+                    continue;
                 }
+                let (inside, beyond) = to.split_at_mut(n.min(from.columns - tile * n));
+                let source = from.at.add(row * from.row_stride + tile * n * from.column_stride);
+                if from.column_stride == 1 {
+                    inside.copy_from_slice(std::slice::from_raw_parts(source, inside.len()));
+                } else {
+                    inside.iter_mut().enumerate().for_each(|(i, x)| *x = *source.add(i * from.column_stride));
+                }
+                beyond.fill(E::ZERO);
             }
         }
     }
@@ -147,12 +150,18 @@ pub(super) unsafe fn read_state<E: Real>(from: Matrix<*const E>, padded: usize, 
 /// `to` is writable, `from` holds the tiles.
 #[inline(always)]
 pub(super) unsafe fn write_state<E: Real>(from: *const E, padded: usize, n: usize, to: Matrix<*mut E>) {
-    for row in 0..to.rows {
-        for column in 0..to.columns {
+    for tile in 0..to.columns.div_ceil(n) {
+        let width = n.min(to.columns - tile * n);
+        for row in 0..to.rows {
             // SAFETY: the caller's sizes.
             unsafe {
-                *to.at.add(row * to.row_stride + column * to.column_stride) =
-                    *from.add((column / n * padded + row) * n + column % n);
+                let source = std::slice::from_raw_parts(from.add((tile * padded + row) * n), width);
+                let target = to.at.add(row * to.row_stride + tile * n * to.column_stride);
+                if to.column_stride == 1 {
+                    std::slice::from_raw_parts_mut(target, width).copy_from_slice(source);
+                } else {
+                    source.iter().enumerate().for_each(|(i, x)| *target.add(i * to.column_stride) = *x);
+                }
             }
         }
     }

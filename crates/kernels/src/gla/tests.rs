@@ -26,6 +26,32 @@ impl Random {
     }
 }
 
+/// Elements with others after them, to see that only the first are written.
+struct Fenced<E> {
+    elements: Vec<E>,
+    fence: usize,
+}
+
+const FENCE: [u8; 256] = [0xA5; 256];
+
+impl<E: bytemuck::Pod> Fenced<E> {
+    fn new(x: E, n: usize) -> Self {
+        let mut elements = vec![x; n];
+        elements.extend_from_slice(&bytemuck::pod_collect_to_vec(&FENCE));
+        Fenced { elements, fence: n }
+    }
+
+    fn inside(&mut self) -> &mut [E] {
+        &mut self.elements[..self.fence]
+    }
+
+    fn check(mut self) -> Vec<E> {
+        assert_eq!(bytemuck::cast_slice::<E, u8>(&self.elements[self.fence..]), FENCE, "written beyond the end");
+        self.elements.truncate(self.fence);
+        self.elements
+    }
+}
+
 #[derive(Clone)]
 struct Case<T> {
     gla: Gla,
@@ -105,9 +131,9 @@ impl<T: Real> Case<T> {
     }
 
     fn forward_on(&self, pool: &Pool, form: Form) -> [Vec<T>; 2] {
-        let mut o = vec![T::of(f64::NAN); self.d_o.len()];
-        let mut state = vec![T::of(f64::NAN); self.initial_state.len()];
-        let mut scratch = vec![0xFF; gla_scratch::<T>(&self.gla, form, longest(&self.cu), pool.threads())];
+        let mut o = Fenced::new(T::of(f64::NAN), self.d_o.len());
+        let mut state = Fenced::new(T::of(f64::NAN), self.initial_state.len());
+        let mut scratch = Fenced::new(0xFF, gla_scratch::<T>(&self.gla, form, longest(&self.cu), pool.threads()));
         gla_forward(
             pool,
             &self.gla,
@@ -118,11 +144,12 @@ impl<T: Real> Case<T> {
             self.gates(),
             &self.cu,
             Some(&self.initial_state),
-            &mut o,
-            &mut state,
-            &mut scratch,
+            o.inside(),
+            state.inside(),
+            scratch.inside(),
         );
-        [o, state]
+        scratch.check();
+        [o.check(), state.check()]
     }
 
     fn naive_forward(&self) -> [Vec<T>; 2] {
@@ -136,10 +163,10 @@ impl<T: Real> Case<T> {
 
     /// dq, dk, dv, dg, d_initial_state.
     fn backward(&self, form: Form, threads: usize) -> [Vec<T>; 5] {
-        let nan = |n: usize| vec![T::of(f64::NAN); n];
+        let nan = |n: usize| Fenced::new(T::of(f64::NAN), n);
         let (mut dq, mut dk, mut dv) = (nan(self.q.len()), nan(self.k.len()), nan(self.v.len()));
         let (mut dg, mut d_initial) = (nan(self.g.len()), nan(self.initial_state.len()));
-        let mut scratch = vec![0xFF; gla_backward_scratch::<T>(&self.gla, form, longest(&self.cu), threads)];
+        let mut scratch = Fenced::new(0xFF, gla_backward_scratch::<T>(&self.gla, form, longest(&self.cu), threads));
         gla_backward(
             &Pool::new(threads),
             &self.gla,
@@ -152,14 +179,15 @@ impl<T: Real> Case<T> {
             Some(&self.initial_state),
             &self.d_o,
             Some(&self.d_final_state),
-            &mut dq,
-            &mut dk,
-            &mut dv,
-            &mut dg,
-            Some(&mut d_initial),
-            &mut scratch,
+            dq.inside(),
+            dk.inside(),
+            dv.inside(),
+            dg.inside(),
+            Some(d_initial.inside()),
+            scratch.inside(),
         );
-        [dq, dk, dv, dg, d_initial]
+        scratch.check();
+        [dq.check(), dk.check(), dv.check(), dg.check(), d_initial.check()]
     }
 
     fn naive_backward(&self) -> [Vec<T>; 5] {
