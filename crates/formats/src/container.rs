@@ -144,7 +144,21 @@ impl Container {
         if path.extension().is_some_and(|e| e == "json") {
             return Container::join(ContainerFormat::Safetensors, safetensors::open_index(path)?);
         }
-        let file = MappedFile::open(path)?;
+        Container::from_file(MappedFile::open(path)?)
+    }
+
+    /// A model that is part of the program (`include_bytes!`): a GGUF file, a safetensors file or a llama2.c checkpoint,
+    /// whole. `name` is what messages call it; its extension tells the format as a file's does. Tensors are as aligned as
+    /// `bytes` is: give it the alignment of the values read.
+    ///
+    /// # Errors
+    /// As [`Container::open`].
+    pub fn from_static(name: impl AsRef<Path>, bytes: &'static [u8]) -> Result<Container, FileError> {
+        Container::from_file(MappedFile::from_static(name, bytes))
+    }
+
+    fn from_file(file: MappedFile) -> Result<Container, FileError> {
+        let path = file.path();
         if file.starts_with(gguf::MAGIC) {
             return Container::join(ContainerFormat::Gguf, gguf::open_parts(file)?);
         }

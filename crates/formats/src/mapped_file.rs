@@ -12,11 +12,17 @@ use memmap2::Mmap;
 
 use crate::container::FileError;
 
-/// A read-only mapping of a whole file.
+/// A read-only mapping of a whole file, or bytes that are part of the program.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
-    map: Mmap,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
 }
 
 impl MappedFile {
@@ -40,7 +46,12 @@ impl MappedFile {
         // values read (they are validated when parsed, and weights may be any value); one that truncates it ends this
         // process with SIGBUS, as with every program that maps its models.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
-        Ok(MappedFile { path: path.to_path_buf(), map })
+        Ok(MappedFile { path: path.to_path_buf(), bytes: Bytes::Mapped(map) })
+    }
+
+    /// Bytes that are part of the program, under a name for messages.
+    pub fn from_static(name: impl AsRef<Path>, bytes: &'static [u8]) -> MappedFile {
+        MappedFile { path: name.as_ref().to_path_buf(), bytes: Bytes::Static(bytes) }
     }
 
     /// Where the file is.
@@ -53,7 +64,10 @@ impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
     }
 }
 

@@ -107,6 +107,18 @@ fn gguf_written_is_gguf_read() {
 }
 
 #[test]
+fn a_model_in_the_program_is_the_model_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_gguf(&path, &every_value_type(Path::new("embedded.gguf")), &some_tensors());
+    let bytes: &'static [u8] = fs::read(&path).unwrap().leak();
+    let container = Container::from_static("embedded.gguf", bytes).unwrap();
+    assert_holds(&container, &some_tensors());
+    assert_eq!(container.metadata(), &every_value_type(Path::new("embedded.gguf")));
+    refused(Container::from_static("embedded.gguf", &bytes[..100]), &["embedded.gguf", "cut short"]);
+}
+
+#[test]
 fn version_2_is_read_as_version_3_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
