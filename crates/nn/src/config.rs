@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::gla::GlaConfig;
+use crate::mixers::short_conv::ShortConvConfig;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +55,8 @@ pub enum MixerConfig {
     Attention(AttentionConfig),
     /// Gated linear attention.
     Gla(GlaConfig),
+    /// A short convolution, gated or plain.
+    ShortConv(ShortConvConfig),
 }
 
 /// A channel layer by name.
@@ -142,6 +145,7 @@ impl ModelConfig {
             match &layer.mixer {
                 MixerConfig::Attention(a) => a.check(&key)?,
                 MixerConfig::Gla(a) => a.check(&key)?,
+                MixerConfig::ShortConv(a) => a.check(&key)?,
             }
             match layer.channel {
                 ChannelConfig::Glu { hidden: 0, .. } | ChannelConfig::Mlp { hidden: 0, .. } => {

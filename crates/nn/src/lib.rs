@@ -18,6 +18,7 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Activation, ChannelConfig, ConfigError, LayerConfig, MixerConfig, ModelConfig};
 pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOperation, GatePosition, Granularity};
 pub use mixers::gla::{GlaConfig, GlaForm};
+pub use mixers::short_conv::ShortConvConfig;
 pub use mixers::{Form, Mixer};
 pub use model::EMBEDDING;
 pub use rope::{RopeConfig, RopeScaling};

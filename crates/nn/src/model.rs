@@ -20,6 +20,7 @@ impl MixerConfig {
         match self {
             MixerConfig::Attention(m) => m,
             MixerConfig::Gla(m) => m,
+            MixerConfig::ShortConv(m) => m,
         }
     }
 
@@ -28,6 +29,7 @@ impl MixerConfig {
         match self {
             MixerConfig::Attention(_) => "self_attn",
             MixerConfig::Gla(_) => "attn",
+            MixerConfig::ShortConv(_) => "conv",
         }
     }
 }
@@ -97,7 +99,9 @@ impl ModelConfig {
     pub fn state_bytes(&self, tokens: usize, seqs: &Sequences) -> usize {
         let layers = self.layers.iter().enumerate();
         layers
-            .map(|(i, l)| l.mixer.mixer().state_bytes(&format!("model.layers.{i}.{}", l.mixer.name()), tokens, seqs))
+            .map(|(i, l)| {
+                l.mixer.mixer().state_bytes(self.d_model, &format!("model.layers.{i}.{}", l.mixer.name()), tokens, seqs)
+            })
             .sum()
     }
 }

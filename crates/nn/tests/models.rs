@@ -41,6 +41,9 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gla, chunked", MixerConfig::Gla(gla(Some(GlaForm::Chunked)))),
         ("gla, parallel", MixerConfig::Gla(gla(Some(GlaForm::Parallel)))),
         ("gla, recurrent", MixerConfig::Gla(gla(Some(GlaForm::Recurrent)))),
+        ("gla behind convolutions", MixerConfig::Gla(GlaConfig { short_conv: Some(4), ..gla(None) })),
+        ("gated convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true })),
+        ("plain convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 4, gated: false })),
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
     ]
 }

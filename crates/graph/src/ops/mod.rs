@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod cache_write;
 pub mod cached_attention;
+pub mod conv1d;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod fill;
@@ -16,6 +17,7 @@ pub mod reshape;
 pub mod rope;
 pub mod scan;
 pub mod select_rows;
+pub mod slice_last;
 pub mod sum;
 
 use crate::GraphError;

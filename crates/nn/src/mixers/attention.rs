@@ -298,7 +298,7 @@ impl Mixer for AttentionConfig {
         ops::reshape(g, y, [rows, d_model.into()])
     }
 
-    fn state_bytes(&self, name: &str, tokens: usize, seqs: &Sequences) -> usize {
+    fn state_bytes(&self, _: usize, name: &str, tokens: usize, seqs: &Sequences) -> usize {
         seqs.kv_bytes(name, &self.kernel(Compute::F32), tokens)
     }
 }

@@ -10,6 +10,7 @@ use memwall_graph::{Graph, GraphError, Value};
 use memwall_kernels::gla::{Form as KernelForm, Gla as Kernel};
 use serde::{Deserialize, Serialize};
 
+use super::short_conv::depthwise;
 use super::{Form, Mixer};
 use crate::config::ConfigError;
 use crate::layers::{linear, rms_norm};
@@ -44,6 +45,9 @@ pub struct GlaConfig {
     /// The swish gate on the output.
     #[serde(default = "yes")]
     pub output_gate: bool,
+    /// Depthwise convolutions of so many taps, with SiLU, on q, k and v.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_conv: Option<usize>,
     /// ε of the norm of the output.
     #[serde(default = "eps")]
     pub norm_eps: f64,
@@ -88,6 +92,7 @@ impl GlaConfig {
             gate_logit_normalizer: tau(),
             clamp_min: None,
             output_gate: true,
+            short_conv: None,
             norm_eps: eps(),
             form: None,
         }
@@ -117,6 +122,9 @@ impl GlaConfig {
         if !(self.gate_logit_normalizer > 0.0) {
             let problem = format!("is {}, a number above 0 is needed", self.gate_logit_normalizer);
             return Err(ConfigError::at(format!("{key}.gate_logit_normalizer"), problem));
+        }
+        if self.short_conv.is_some_and(|w| !(2..=8).contains(&w)) {
+            return Err(ConfigError::at(format!("{key}.short_conv"), "2 to 8 taps are supported"));
         }
         Ok(())
     }
@@ -156,6 +164,10 @@ impl Mixer for GlaConfig {
         let (h, hk, k_width, v_width) = (self.heads, self.kv_heads(), self.key_width, self.value_width);
         let project = |g: &mut Graph, part: &str, heads: usize, width: usize| {
             let y = linear(g, types, &format!("{name}.{part}_proj"), x, heads * width, false)?;
+            let y = match self.short_conv {
+                Some(taps) => depthwise(g, &format!("{name}.{part}_conv1d"), y, taps, true, seqs)?,
+                None => y,
+            };
             ops::reshape(g, y, [rows, heads.into(), width.into()])
         };
         let q = project(g, "q", h, k_width)?;
@@ -203,7 +215,7 @@ impl Mixer for GlaConfig {
         linear(g, types, &format!("{name}.o_proj"), o, d_model, false)
     }
 
-    fn state_bytes(&self, _: &str, _: usize, _: &Sequences) -> usize {
+    fn state_bytes(&self, _: usize, _: &str, _: usize, _: &Sequences) -> usize {
         self.heads * self.key_width * self.value_width * 4
     }
 }

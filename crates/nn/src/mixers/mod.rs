@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod gla;
+pub mod short_conv;
 
 use memwall_graph::{Graph, GraphError, Value};
 
@@ -40,6 +41,6 @@ pub trait Mixer {
         seqs: &Sequences,
     ) -> Result<Value, GraphError>;
 
-    /// Bytes of state that a sequence of `tokens` tokens needs between steps.
-    fn state_bytes(&self, name: &str, tokens: usize, seqs: &Sequences) -> usize;
+    /// Bytes of state that a sequence of `tokens` tokens needs between steps, in a model of width `d_model`.
+    fn state_bytes(&self, d_model: usize, name: &str, tokens: usize, seqs: &Sequences) -> usize;
 }

@@ -1,0 +1,91 @@
+//! Checkpoints: weights, moments and position in one safetensors file that appears whole or not at all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use memwall_formats::gguf::TensorPlan;
+use memwall_formats::{Container, Dtype, FileError, safetensors};
+
+use crate::trainer::{Trainer, first_moment, second_moment};
+
+const STEPS: &str = "memwall.steps";
+const RECIPE: &str = "memwall.recipe";
+
+/// Why a checkpoint does not continue this training.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file belongs to another training.
+    #[error("{file}: {problem}")]
+    Other {
+        /// The checkpoint.
+        file: String,
+        /// What differs.
+        problem: String,
+    },
+}
+
+/// Writes the trainer's weights, moments and number of steps; `recipe` is compared when training resumes.
+///
+/// # Errors
+/// If the file cannot be written; what stood there before stays.
+pub fn save(path: &Path, trainer: &Trainer, recipe: &str) -> Result<(), CheckpointError> {
+    let names = names(trainer);
+    let mut plans = Vec::new();
+    for name in &names {
+        let shape = shape(trainer, name);
+        plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
+    }
+    let metadata =
+        BTreeMap::from([(STEPS.to_string(), trainer.steps().to_string()), (RECIPE.to_string(), recipe.to_string())]);
+    let mut writer = safetensors::Writer::create(path, &metadata, &plans)?;
+    for name in &names {
+        writer.write(trainer.memory().get::<u8>(name).unwrap_or(&[]))?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// Loads what [`save`] wrote into a trainer of the same model and recipe.
+///
+/// # Errors
+/// If the file is damaged or belongs to another recipe; the trainer may then hold some of its tensors.
+pub fn load(path: &Path, trainer: &mut Trainer, recipe: &str) -> Result<(), CheckpointError> {
+    let container = Container::open(path)?;
+    let other = |problem: String| CheckpointError::Other { file: path.display().to_string(), problem };
+    let metadata = container.metadata();
+    let saved: &str = metadata.require(RECIPE)?;
+    if saved != recipe {
+        return Err(other("was made by another recipe; use another folder, or the recipe that made it".into()));
+    }
+    let steps: &str = metadata.require(STEPS)?;
+    let steps = steps.parse().map_err(|_| other(format!("{STEPS} is {steps:?}, a number is needed")))?;
+    for name in names(trainer) {
+        let tensor = container.tensor(&name)?;
+        let bytes = container.bytes(tensor);
+        let to = trainer.memory_mut().get_mut::<u8>(&name).ok_or_else(|| other(format!("{name} is not in memory")))?;
+        if to.len() != bytes.len() || tensor.dtype != Dtype::F32 {
+            return Err(other(format!(
+                "tensor {name} has {} bytes of {}, {} of F32 are needed",
+                bytes.len(),
+                tensor.dtype,
+                to.len()
+            )));
+        }
+        to.copy_from_slice(bytes);
+    }
+    trainer.set_steps(steps);
+    Ok(())
+}
+
+fn names(trainer: &Trainer) -> Vec<String> {
+    trainer.parameters().flat_map(|w| [w.to_string(), first_moment(w), second_moment(w)]).collect()
+}
+
+fn shape(trainer: &Trainer, name: &str) -> Vec<usize> {
+    let weight = name.trim_end_matches(".exp_avg_sq").trim_end_matches(".exp_avg");
+    let g = trainer.graph();
+    g.find(weight).map(|v| g.shape(v).dims().iter().filter_map(|d| d.known()).collect()).unwrap_or_default()
+}

@@ -1,0 +1,236 @@
+//! Recipes: what to train, on what, and how, in TOML. Unknown keys are refused.
+
+use std::path::{Path, PathBuf};
+
+use memwall_kernels::gemm::Compute;
+use memwall_nn::ModelConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+use crate::trainer::Optimizer;
+
+/// A training recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// What the model is called.
+    pub name: String,
+    /// The model; its `vocab_size` is the tokenizer's.
+    pub model: ModelConfig,
+    /// The text.
+    pub data: DataRecipe,
+    /// Steps, batches and rates.
+    pub train: TrainRecipe,
+    /// AdamW's settings.
+    #[serde(default)]
+    pub optimizer: OptimizerRecipe,
+}
+
+/// Which text, and how it is cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecipe {
+    /// Text files, relative to the data folder.
+    pub files: Vec<PathBuf>,
+    /// The share of the text, at the end of the training part, that is kept for validation.
+    #[serde(default = "a_twentieth")]
+    pub validation: f64,
+    /// The share at the very end that no training sees.
+    #[serde(default = "a_twentieth")]
+    pub test: f64,
+}
+
+fn a_twentieth() -> f64 {
+    0.05
+}
+
+/// Steps, batches and rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainRecipe {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences of a micro-batch.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub window: usize,
+    /// Micro-batches of a step.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// The last learning rate, as a share of the highest.
+    #[serde(default = "a_tenth")]
+    pub final_rate: f64,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warm_up: u64,
+    /// Fixes weights and batches.
+    #[serde(default = "one_seed")]
+    pub seed: u64,
+    /// Operands of matrix products: f32 or bf16.
+    #[serde(default)]
+    pub compute: Precision,
+    /// Blocks whose inside is computed again in the backward pass.
+    #[serde(default)]
+    pub recompute: usize,
+    /// Steps between validations (0: only at the end).
+    #[serde(default)]
+    pub validate_every: u64,
+    /// Steps between checkpoints (0: only at the end).
+    #[serde(default)]
+    pub checkpoint_every: u64,
+}
+
+fn one() -> usize {
+    1
+}
+fn one_seed() -> u64 {
+    1
+}
+fn a_tenth() -> f64 {
+    0.1
+}
+
+/// Precision of the operands of matrix products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16, with f32 sums and master weights.
+    Bf16,
+}
+
+impl From<Precision> for Compute {
+    fn from(p: Precision) -> Compute {
+        match p {
+            Precision::F32 => Compute::F32,
+            Precision::Bf16 => Compute::Bf16,
+        }
+    }
+}
+
+/// AdamW's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerRecipe {
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// ε.
+    pub eps: f64,
+    /// λ.
+    pub weight_decay: f64,
+    /// Vectors (norms, biases) decay too.
+    pub decay_all: bool,
+    /// The largest norm of the gradient; 0: no limit.
+    pub clip: f64,
+}
+
+impl Default for OptimizerRecipe {
+    fn default() -> OptimizerRecipe {
+        let o = Optimizer::default();
+        OptimizerRecipe {
+            beta1: o.beta1,
+            beta2: o.beta2,
+            eps: o.eps,
+            weight_decay: o.weight_decay,
+            decay_all: o.decay_all,
+            clip: o.clip.unwrap_or(0.0),
+        }
+    }
+}
+
+impl From<OptimizerRecipe> for Optimizer {
+    fn from(o: OptimizerRecipe) -> Optimizer {
+        Optimizer {
+            beta1: o.beta1,
+            beta2: o.beta2,
+            eps: o.eps,
+            weight_decay: o.weight_decay,
+            decay_all: o.decay_all,
+            clip: (o.clip > 0.0).then_some(o.clip),
+        }
+    }
+}
+
+/// Why a recipe is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("{file}: {source}")]
+    Io {
+        /// The recipe.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no recipe; the message names the line and the key.
+    #[error("{file}: {error}")]
+    Toml {
+        /// The recipe.
+        file: PathBuf,
+        /// Where and why.
+        error: String,
+    },
+    /// A value is out of range.
+    #[error("{file}: {key}: {problem}")]
+    Value {
+        /// The recipe.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// Names the file, the key, and what would be right.
+    pub fn read(file: &Path) -> Result<Recipe, RecipeError> {
+        let text = std::fs::read_to_string(file).map_err(|source| RecipeError::Io { file: file.into(), source })?;
+        Recipe::parse(file, &text)
+    }
+
+    /// Reads and checks a recipe's text; `file` is for messages.
+    ///
+    /// # Errors
+    /// As [`Recipe::read`].
+    pub fn parse(file: &Path, text: &str) -> Result<Recipe, RecipeError> {
+        let recipe: Recipe =
+            toml::from_str(text).map_err(|e| RecipeError::Toml { file: file.into(), error: e.to_string() })?;
+        let wrong = |key: &str, problem: String| RecipeError::Value { file: file.into(), key: key.into(), problem };
+        recipe.model.check().map_err(|e| wrong(&format!("model.{}", e.key), e.problem))?;
+        let t = &recipe.train;
+        for (key, n) in
+            [("batch", t.batch), ("window", t.window), ("accumulate", t.accumulate), ("steps", t.steps as usize)]
+        {
+            if n == 0 {
+                return Err(wrong(&format!("train.{key}"), "is 0, at least 1 is needed".into()));
+            }
+        }
+        if t.window > recipe.model.max_context {
+            let problem = format!("is {}, but model.max_context is {}", t.window, recipe.model.max_context);
+            return Err(wrong("train.window", problem));
+        }
+        if !(t.learning_rate > 0.0 && t.learning_rate.is_finite()) {
+            return Err(wrong("train.learning_rate", format!("is {}, a number above 0 is needed", t.learning_rate)));
+        }
+        if recipe.data.files.is_empty() {
+            return Err(wrong("data.files", "is empty, at least one text file is needed".into()));
+        }
+        Ok(recipe)
+    }
+
+    /// The learning rate over the steps.
+    pub fn schedule(&self) -> Schedule {
+        let t = &self.train;
+        Schedule { peak: t.learning_rate, last: t.learning_rate * t.final_rate, warm_up: t.warm_up, steps: t.steps }
+    }
+}
