@@ -12,6 +12,7 @@
 use super::block::{TOKENS, drop_weights, padded, tokens_per_block};
 use super::dropout::RowDropout;
 use super::product::{Left, Out, Right, product};
+use super::rounding::round_operands;
 use super::scratch::{PerWorker, SLACK, Scratch, bytes, span};
 use super::tile::{copy_rows, transpose};
 use super::visible::{TILE, Token};
@@ -286,6 +287,9 @@ impl<T: Real> Walk<'_, T> {
             copy_rows(k.as_ptr(), k_row, keys, a.key_width, st.keys.as_mut_ptr(), k_padded);
             transpose(v.as_ptr(), v_row, keys, a.value_width, st.values_transposed.as_mut_ptr());
         }
+        for operand in [&mut *st.keys_transposed, &mut *st.keys, &mut *st.values_transposed] {
+            round_operands(a, operand);
+        }
         st.dk.fill(T::ZERO);
         st.dv.fill(T::ZERO);
         let mut tokens = [Token::default(); TOKENS];
@@ -347,6 +351,8 @@ impl<T: Real> Walk<'_, T> {
                 copy_rows(self.dq(first + i).as_ptr(), a.key_width, group, a.key_width, to, k_padded);
             }
         }
+        round_operands(a, &mut st.q[..rows * k_padded]);
+        round_operands(a, &mut st.d_o[..rows * v_padded]);
         let (q, d_o) = (st.q.as_ptr(), st.d_o.as_ptr());
         let (p, ds) = (st.p.as_mut_ptr(), st.ds.as_mut_ptr());
         for row in (0..rows).step_by(STRIP) {
@@ -442,6 +448,8 @@ impl<T: Real> Walk<'_, T> {
                 (p[j], ds[j]) = (T::ZERO, T::ZERO);
             }
         }
+        round_operands(a, p);
+        round_operands(a, ds);
     }
 
     /// `dS = τ·P ∘ (dP − D)`.

@@ -7,6 +7,7 @@
 
 use super::dropout::RowDropout;
 use super::product::{Left, Out, Right, product};
+use super::rounding::round_operands;
 use super::scratch::{Scratch, bytes};
 use super::tile::{Source, copy_rows};
 use super::visible::{GROUP, TILE, Token, union};
@@ -129,6 +130,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
         let to = st.q[self.at(0) * width..][..self.rows() * width].as_mut_ptr();
         // SAFETY: the block's tokens exist, and each has `group` heads from `q` on.
         unsafe { copy_rows(self.q, heads * width, self.tokens.len(), group * width, to, group * width) }
+        round_operands(self.attention, &mut st.q[self.at(0) * width..][..self.rows() * width]);
         let (rows, width) = (self.at(0)..self.at(self.rows()), padded(self.attention.value_width));
         st.row_top[rows.clone()].fill(T::NEG_INFINITY);
         st.row_sum[rows.clone()].fill(T::ZERO);
@@ -171,6 +173,8 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
             let values = st.values.as_mut_ptr();
             self.keys.values(tile, present, self.attention.value_width, value_width, values);
         }
+        round_operands(self.attention, st.keys);
+        round_operands(self.attention, st.values);
         for row in (0..rows).step_by(STRIP) {
             self.strip(s, tile, row..(row + STRIP).min(rows), &bits, st);
         }
@@ -276,6 +280,7 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
             let row = RowDropout::new(a.dropout, a.seed, self.sequence, head, token.query);
             drop_weights(row, T::of(1.0 / (1.0 - a.dropout)), tile, scores);
         }
+        round_operands(a, scores);
     }
 
     /// Folds the state of the group into the rows'.

@@ -25,10 +25,12 @@ mod cached;
 mod check;
 mod dropout;
 mod forward;
+pub mod io;
 pub mod materialized;
 mod merge;
 pub mod naive;
 mod product;
+mod rounding;
 mod scratch;
 mod tile;
 mod visible;
@@ -69,7 +71,7 @@ pub struct Attention {
     pub dropout: f64,
     /// Decides, with sequence, head, query and key, which weights are dropped.
     pub seed: u64,
-    /// Operands of the products; f64 ignores it, [`check`](Attention::check) refuses it there.
+    /// `Bf16`: operands of every product, weights and their gradients included, are rounded to bf16 and summed in f32.
     pub compute: Compute,
 }
 

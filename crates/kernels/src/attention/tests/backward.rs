@@ -167,3 +167,26 @@ fn large_logits_have_finite_gradients() {
     case.k.iter_mut().for_each(|x| *x *= 50.0);
     assert!(case.backward::<f32>(1).iter().flatten().all(|x| x.is_finite()));
 }
+
+#[test]
+fn bf16_operands_stay_within_their_rounding_and_are_not_f32() {
+    for (name, a) in kinds() {
+        let mut case = Case::new(a, &[(130, 200), (65, 65)]);
+        let ((o, lse), exact) = (case.forward::<f32>(1), case.backward::<f32>(1));
+        case.a.compute = Compute::Bf16;
+        let ((o2, lse2), rounded) = (case.forward::<f32>(2), case.backward::<f32>(2));
+        assert!(bits(&o) != bits(&o2) && bits(&lse) != bits(&lse2), "{name}: operands are rounded");
+        // Scores are up to 10, products up to 100, of numbers with 8 bits.
+        assert!(difference(&lse, &lse2) < 0.05, "{name}: L moves by {}", difference(&lse, &lse2));
+        for (what, x, y) in [
+            ("o", &o, &o2),
+            ("dq", &exact[0], &rounded[0]),
+            ("dk", &exact[1], &rounded[1]),
+            ("dv", &exact[2], &rounded[2]),
+        ] {
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let error = norm(&mut x.iter().zip(y).map(|(x, y)| x - y)) / norm(&mut x.iter().copied());
+            assert!(error > 0.0 && error < 0.02, "{name}: {what} moves by {error} of itself");
+        }
+    }
+}

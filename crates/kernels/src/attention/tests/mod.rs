@@ -1,5 +1,6 @@
 mod backward;
 mod cached;
+mod refusals;
 
 use super::naive::Inputs;
 use super::*;
@@ -299,4 +300,28 @@ fn nan_reaches_the_rows_that_see_it_and_no_others() {
             }
         }
     }
+}
+
+#[test]
+fn dropout_drops_its_share_and_differs_by_sequence_head_and_query() {
+    let n = 20_000;
+    for rate in [0.0, 0.17, 0.9] {
+        let kept = (0..n).filter(|&j| dropout_keeps(rate, 3, 0, 1, 2, j)).count() as f64 / n as f64;
+        assert!((kept - (1.0 - rate)).abs() < 0.01, "{rate}: {kept}");
+    }
+    let row = |seed, sequence, head, query| (0..256).map(move |j| dropout_keeps(0.5, seed, sequence, head, query, j));
+    for other in [row(4, 0, 1, 2), row(3, 1, 1, 2), row(3, 0, 2, 2), row(3, 0, 1, 3)] {
+        let agree = row(3, 0, 1, 2).zip(other).filter(|(a, b)| a == b).count();
+        assert!((90..166).contains(&agree), "{agree} of 256 agree");
+    }
+}
+
+#[test]
+fn scratch_grows_with_the_length_not_with_its_square() {
+    let a = Attention { causal: true, ..attention(8, 8, 64) };
+    let scores = 8 * 8192 * 8192 * 4;
+    assert!(attention_scratch::<f32>(&a, 1, 2) * 20 < scores);
+    assert!(attention_backward_scratch::<f32>(&a, 8192, 2) * 20 < scores);
+    let grows = |n| attention_backward_scratch::<f32>(&a, n, 2);
+    assert!(grows(16384) - grows(8192) <= 2 * (grows(8192) - grows(4096)), "linear in the length");
 }
