@@ -82,9 +82,38 @@ fn train(texts: &[String], settings: &BpeSettings) -> Result<String, TokenizerEr
             .show_progress(false)
             .build(),
     );
-    // Line by line, with its end: the same words as of the whole text, except that a word cannot hold a line end and
-    // what follows, and less memory.
-    let lines = texts.iter().flat_map(|text| text.split_inclusive('\n'));
-    tokenizer.train(&mut trainer, lines).map_err(failed)?;
+    tokenizer.train(&mut trainer, texts.iter().flat_map(|text| lines(text))).map_err(failed)?;
     tokenizer.to_string(true).map_err(failed)
+}
+
+/// A text in pieces, to be counted one by one: cut before each line end that something other than a space follows. No
+/// word goes over such a place (the last of a run of spaces is left to what follows), so the words are those of the whole.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let cut = rest
+            .match_indices('\n')
+            .map(|(at, _)| at)
+            .find(|&at| at > 0 && rest[at + 1..].starts_with(|next: char| !next.is_whitespace()));
+        let (line, after) = rest.split_at(cut.unwrap_or(rest.len()));
+        rest = after;
+        (!line.is_empty()).then_some(line)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pre_tokenizer::{self, PreTokenizer};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_words_of_the_lines_are_the_words_of_the_text(text in "[a ,.'s\n\t0\u{a0}]{0,40}") {
+            let Some(kind) = pre_tokenizer::kind("gpt-2") else { unreachable!() };
+            let gpt2 = PreTokenizer::new(kind).unwrap();
+            let words = |text: &str| gpt2.cut(text).into_iter().map(|r| text[r].to_string()).collect::<Vec<_>>();
+            prop_assert_eq!(lines(&text).flat_map(words).collect::<Vec<_>>(), words(&text));
+        }
+    }
 }

@@ -364,6 +364,27 @@ fn a_sentencepiece_vocabulary_with_merges_is_the_same_through_gguf() {
     }
 }
 
+#[test]
+fn a_tokenizer_may_be_shared_by_threads() {
+    fn assert_shared<T: Send + Sync>() {}
+    assert_shared::<Tokenizer>();
+    let tokenizer = &lossless()[4].1;
+    let want = tokenizer.encode(TEXT, true, true).unwrap();
+    std::thread::scope(|scope| {
+        for parse_special in [true, false, true, false] {
+            let want = &want;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    // Whether special tokens are parsed in one thread is nothing to another.
+                    assert_eq!(&tokenizer.encode(TEXT, true, parse_special).unwrap(), want);
+                    let marked = tokenizer.encode("<|endoftext|>", false, parse_special).unwrap();
+                    assert_eq!(marked == [0], parse_special);
+                }
+            });
+        }
+    });
+}
+
 fn render(source: &str, messages: &[Message]) -> Result<String, TokenizerError> {
     ChatTemplate::new(source, Some("<s>".into()), Some("</s>".into()))?.render(messages, true)
 }

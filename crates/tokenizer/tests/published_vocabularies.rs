@@ -179,9 +179,10 @@ fn a_megabyte_and_a_very_long_word_are_encoded_in_seconds_at_most() {
     let Some(folder) = data("tokenizers") else { return };
     let prose = fs::read_to_string(folder.with_file_name("text").join("wikitext2-valid.txt")).unwrap();
     let word: String = prose.chars().filter(char::is_ascii_lowercase).take(200_000).collect();
+    let (spaces, line_ends) = (" ".repeat(200_000), "\n ".repeat(100_000) + "x");
     for name in NAMES {
         let tokenizer = open(&folder, name);
-        for (kind, text) in [("prose", &prose), ("one word", &word)] {
+        for (kind, text) in [("prose", &prose), ("one word", &word), ("spaces", &spaces), ("line ends", &line_ends)] {
             let start = Instant::now();
             let ids = tokenizer.encode(text, false, false).unwrap();
             let seconds = start.elapsed().as_secs_f64();
