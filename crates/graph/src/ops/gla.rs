@@ -2,7 +2,8 @@
 
 use memwall_kernels::Real;
 use memwall_kernels::gla::{
-    Form, Gate, Gla as Kernel, gla_backward, gla_backward_scratch, gla_form, gla_forward, gla_scratch, gla_step,
+    Form, Gate, Gla as Kernel, gla_backward, gla_backward_scratch, gla_form, gla_forms, gla_forward, gla_scratch,
+    gla_step,
 };
 
 use crate::graph::{Graph, Value};
@@ -79,7 +80,7 @@ impl Gla {
     }
 
     fn forms(&self) -> Vec<Form> {
-        self.form.map_or_else(|| vec![Form::Parallel, Form::Chunked, Form::Recurrent], |f| vec![f])
+        self.form.map_or_else(|| gla_forms(&self.kernel).to_vec(), |f| vec![f])
     }
 }
 

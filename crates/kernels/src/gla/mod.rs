@@ -111,9 +111,14 @@ pub enum Form {
 /// packs nor stores states. The chunked one gains where its products run at the double rate of bf16
 /// and packing is small beside them. `lengths` are the sequences' tokens.
 pub fn gla_form(gla: &Gla, lengths: &[usize]) -> Form {
-    let large = gla.key_width * gla.value_width > 1 << 16;
     let long = lengths.iter().any(|&length| length > gla.chunk);
-    if gla.compute == Compute::Bf16 && large && long { Form::Chunked } else { Form::Recurrent }
+    if long && gla_forms(gla).contains(&Form::Chunked) { Form::Chunked } else { Form::Recurrent }
+}
+
+/// The forms that [`gla_form`] may choose, whatever the lengths: those to plan scratch for.
+pub fn gla_forms(gla: &Gla) -> &'static [Form] {
+    let large = gla.key_width * gla.value_width > 1 << 16;
+    if gla.compute == Compute::Bf16 && large { &[Form::Recurrent, Form::Chunked] } else { &[Form::Recurrent] }
 }
 
 /// Which gates there are, without the numbers.

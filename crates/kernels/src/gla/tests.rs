@@ -327,6 +327,8 @@ fn the_chosen_form_follows_its_rule() {
     let bf16 = Gla { compute: Compute::Bf16, ..Gla::new(4, 256, 512) };
     assert_eq!(gla_form(&bf16, &[1024]), Form::Chunked);
     assert_eq!(gla_form(&bf16, &[64, 3]), Form::Recurrent);
+    assert_eq!(gla_forms(&bf16), [Form::Recurrent, Form::Chunked]);
+    assert_eq!(gla_forms(&Gla::new(4, 256, 512)), [Form::Recurrent]);
     assert_eq!(gla_form(&Gla { compute: Compute::F32, ..bf16 }, &[1024]), Form::Recurrent);
     assert_eq!(gla_form(&Gla { compute: Compute::Bf16, ..Gla::new(4, 64, 64) }, &[1024]), Form::Recurrent);
 }
