@@ -16,6 +16,7 @@
 pub mod claim;
 mod error;
 pub mod evidence;
+mod flashattention;
 pub mod laws;
 mod machine;
 pub mod plot;
