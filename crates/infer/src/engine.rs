@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use memwall_cache::KvFormat;
 use memwall_formats::Dtype;
-use memwall_graph::{Executor, Graph, Memory, Plan, PlanOptions, RunDim, Value, prune};
+use memwall_graph::{Executor, Graph, Memory, Plan, PlanOptions, RunDim, Source, Value, prune};
 use memwall_kernels::Pool;
-use memwall_nn::Sequences;
+use memwall_nn::{MixerConfig, Sequences};
+use memwall_store::{Budget, Reservation};
 
-use crate::{InferError, Model};
+use crate::memory_plan::is_cache;
+use crate::{InferError, MemoryPlan, Model};
 
 /// What an engine is planned for.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +80,10 @@ pub struct Engine {
     outputs: RunDim,
     inputs: Inputs,
     lengths: Vec<usize>,
+    /// Recurrent states: what they hold does not say of which position it is.
+    states: Vec<String>,
+    rewinds: bool,
+    _held: Vec<Reservation>,
 }
 
 struct Inputs {
@@ -107,30 +113,49 @@ pub fn step_graph(model: &Model, options: &EngineOptions) -> Result<(Graph, Sequ
     Ok((memwall_graph::fuse(&prune(&g)), seqs))
 }
 
+/// Checks that a model can have these options.
+pub(crate) fn check_options(model: &Model, options: &EngineOptions) -> Result<(), InferError> {
+    let config = &model.checkpoint().config;
+    if options.context == 0 || options.context > config.max_context {
+        let most = config.max_context;
+        return Err(InferError::request(format!(
+            "a context of {} tokens; this model has 1 to {most}",
+            options.context
+        )));
+    }
+    for (name, n) in
+        [("threads", options.threads), ("slots", options.slots), ("step", options.step), ("outputs", options.outputs)]
+    {
+        if n == 0 {
+            return Err(InferError::request(format!("{name} is 0, at least 1 is needed")));
+        }
+    }
+    Ok(())
+}
+
 impl Engine {
     /// Plans `model` and takes the memory.
     ///
     /// # Errors
     /// If the options do not fit the model, or a weight is missing or wrong.
     pub fn new(model: &Model, options: EngineOptions) -> Result<Engine, InferError> {
+        Engine::with_budget(model, options, &Budget::unlimited())
+    }
+
+    /// Plans `model`, takes its bytes from `budget` by name, and only then the memory itself.
+    ///
+    /// # Errors
+    /// As [`Engine::new`]; and if the budget does not hold the plan.
+    pub fn with_budget(model: &Model, options: EngineOptions, budget: &Budget) -> Result<Engine, InferError> {
         let config = &model.checkpoint().config;
-        if options.context == 0 || options.context > config.max_context {
-            let most = config.max_context;
-            return Err(InferError::request(format!(
-                "a context of {} tokens; this model has 1 to {most}",
-                options.context
-            )));
-        }
-        for (name, n) in [
-            ("threads", options.threads),
-            ("slots", options.slots),
-            ("step", options.step),
-            ("outputs", options.outputs),
-        ] {
-            if n == 0 {
-                return Err(InferError::request(format!("{name} is 0, at least 1 is needed")));
-            }
-        }
+        let planned = MemoryPlan::of(model, options, 0)?;
+        let accounts = [
+            ("weights", planned.weights_bytes),
+            ("kv", planned.kv_bytes),
+            ("state", planned.state_bytes),
+            ("arena", planned.arena_bytes),
+        ];
+        let held = accounts.into_iter().map(|(name, bytes)| budget.take(name, bytes)).collect::<Result<_, _>>()?;
         let (graph, seqs) = step_graph(model, &options)?;
         let mut memory = Memory::new();
         model.load(&graph, &mut memory)?;
@@ -147,8 +172,21 @@ impl Engine {
         let (rows, outputs) = (dims.run_dim("rows", options.step)?, dims.run_dim("outputs", options.outputs)?);
         let plan = PlanOptions { fences: options.fences, ..Default::default() };
         let executor = Executor::new(graph, plan, &mut memory, Arc::new(Pool::new(options.threads)))?;
-        let lengths = vec![0; options.slots];
-        Ok(Engine { executor, memory, options, vocab: config.vocab_size, rows, outputs, inputs, lengths })
+        let states = executor.graph().values().filter(|(_, info)| matches!(info.source, Source::State));
+        let states = states.map(|(_, info)| info.name.to_string()).filter(|name| !is_cache(name)).collect();
+        Ok(Engine {
+            executor,
+            memory,
+            options,
+            vocab: config.vocab_size,
+            rows,
+            outputs,
+            inputs,
+            lengths: vec![0; options.slots],
+            states,
+            rewinds: config.layers.iter().all(|l| matches!(&l.mixer, MixerConfig::Attention(a) if a.window.is_none())),
+            _held: held,
+        })
     }
 
     /// What the engine was planned for.
@@ -174,6 +212,22 @@ impl Engine {
     /// Empties a slot.
     pub fn clear(&mut self, slot: usize) {
         self.lengths[slot] = 0;
+        for name in &self.states {
+            // Slots are the outermost dimension of every state.
+            if let Some(state) = self.memory.get_mut::<u8>(name) {
+                let bytes = state.len() / self.options.slots;
+                state[slot * bytes..(slot + 1) * bytes].fill(0);
+            }
+        }
+    }
+
+    /// Takes back the tokens of a slot from `length` on; false if the model cannot forget them one by one.
+    pub fn rewind(&mut self, slot: usize, length: usize) -> bool {
+        let possible = length == self.lengths[slot] || (self.rewinds && length < self.lengths[slot]);
+        if possible {
+            self.lengths[slot] = length;
+        }
+        possible
     }
 
     /// Runs one step; the logits of the wanted rows, [rows, vocabulary], in the order of the rows.

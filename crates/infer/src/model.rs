@@ -39,6 +39,16 @@ impl Model {
         Ok(Model { container, checkpoint })
     }
 
+    /// Opens a GGUF model that is part of the program; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_static(name: impl AsRef<Path>, bytes: &'static [u8]) -> Result<Model, InferError> {
+        let container = Arc::new(Container::from_static(name, bytes)?);
+        let checkpoint = Checkpoint::open(&container)?;
+        Ok(Model { container, checkpoint })
+    }
+
     /// Configuration and table of weights.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
@@ -47,6 +57,30 @@ impl Model {
     /// The file.
     pub fn container(&self) -> &Container {
         &self.container
+    }
+
+    /// Bytes of the weights that `graph` wants decoded: vectors that are not stored as f32.
+    pub(crate) fn decoded_bytes(&self, graph: &Graph) -> usize {
+        let weights = graph.values().filter(|(_, info)| matches!(info.source, Source::Weight));
+        let tensors = weights.filter_map(|(_, info)| Some((info, self.checkpoint.tensors.get(&*info.name)?)));
+        tensors.filter(|(info, t)| t.dtype != info.ty.dtype).map(|(_, t)| t.elements() * size_of::<f32>()).sum()
+    }
+
+    /// The first weight that holds a NaN or an infinity, if any; reads every weight stored as a float.
+    pub fn find_not_finite(&self) -> Option<&str> {
+        self.checkpoint.tensors.values().find(|t| self.has_not_finite(t)).map(|t| t.name.as_str())
+    }
+
+    fn has_not_finite(&self, tensor: &TensorInfo) -> bool {
+        if tensor.dtype.is_block() || tensor.dtype == Dtype::I32 {
+            return false;
+        }
+        let width = tensor.shape.last().copied().unwrap_or(1).max(1);
+        let row_bytes = tensor.dtype.row_bytes(width).unwrap_or(1).max(1);
+        let mut values = vec![0.0_f32; width];
+        self.container.bytes(tensor).chunks_exact(row_bytes).any(|row| {
+            format(tensor.dtype).decode(width, row, &mut values).is_ok() && values.iter().any(|x| !x.is_finite())
+        })
     }
 
     /// Puts the weights that `graph` names into `memory`: matrices as they are stored, mapped; vectors as f32.

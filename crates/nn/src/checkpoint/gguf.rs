@@ -11,7 +11,7 @@ use crate::mixers::attention::AttentionConfig;
 use crate::rope::{RopeConfig, RopeScaling};
 
 /// The architectures, as errors name them.
-pub const KNOWN: &str = "llama (Llama 2 and 3, Mistral), qwen2 and qwen3";
+pub const KNOWN: &str = "llama (Llama 2 and 3, Mistral), qwen2, qwen3 and memwall";
 
 /// What differs between the families.
 struct Family {

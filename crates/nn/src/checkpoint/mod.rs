@@ -1,6 +1,7 @@
 //! Models in files: from a container's own configuration and tensor names to a [`ModelConfig`] and its weights.
 
 mod gguf;
+pub(crate) mod memwall;
 
 use std::collections::BTreeMap;
 
@@ -74,6 +75,7 @@ impl Checkpoint {
     /// If the family is unknown, a key or tensor is missing or wrong.
     pub fn open(container: &Container) -> Result<Checkpoint, CheckpointError> {
         let checkpoint = match container.format() {
+            ContainerFormat::Gguf if memwall::is(container) => memwall::open(container)?,
             ContainerFormat::Gguf | ContainerFormat::Llama2c => gguf::open(container)?,
             ContainerFormat::Safetensors => {
                 return Err(CheckpointError::Architecture {

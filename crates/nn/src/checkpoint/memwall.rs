@@ -1,0 +1,26 @@
+//! memwall's own models in GGUF: any list of mixers, the configuration as JSON, weights under memwall's names.
+//!
+//! `general.architecture` is `memwall`; the key `memwall.config` holds a [`ModelConfig`] as JSON.
+
+use memwall_formats::Container;
+
+use super::{Checkpoint, CheckpointError};
+use crate::config::ModelConfig;
+
+/// The value of `general.architecture`.
+pub const ARCHITECTURE: &str = "memwall";
+/// The key that holds the configuration.
+pub const CONFIG_KEY: &str = "memwall.config";
+
+/// Whether the file says that it is one.
+pub(super) fn is(container: &Container) -> bool {
+    matches!(container.metadata().find::<&str>("general.architecture"), Ok(Some(ARCHITECTURE)))
+}
+
+pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError> {
+    let m = container.metadata();
+    let config: ModelConfig = serde_json::from_str(m.require::<&str>(CONFIG_KEY)?)
+        .map_err(|error| m.wrong(CONFIG_KEY, format!("is no configuration of a model: {error}")))?;
+    let tensors = container.tensors().iter().map(|t| (t.name.clone(), t.clone())).collect();
+    Ok(Checkpoint { config, tensors })
+}
