@@ -1,0 +1,60 @@
+//! memwall trains and runs sequence models inside the memory you have.
+//!
+//! The command: parses, calls, prints. Each subcommand is a file in `commands`.
+
+mod commands;
+mod interrupt;
+mod load;
+mod shipped;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Trains and runs sequence models inside the memory you have.
+#[derive(Debug, Parser)]
+#[command(name = "memwall", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 a verdict or comparison failed; 2 an error.\n\
+    Sizes: 64MiB, 1.5GiB, 512KB (decimal), or bytes. NO_COLOR turns colours off.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Plan, and generate text: from a prompt, a file, or in a conversation
+    Run(commands::run::Args),
+    /// Print the token ids of a text, as the model sees them
+    Tokenize(commands::tokenize::Args),
+    /// Write the shell's completions to standard output
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(args) => commands::run::run(&args),
+        Command::Tokenize(args) => commands::tokenize::run(&args),
+        Command::Completions { shell } => commands::completions::<Cli>(shell),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("memwall: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whoever read our output has enough of it.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+}
