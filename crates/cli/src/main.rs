@@ -28,6 +28,12 @@ enum Command {
     Run(commands::run::Args),
     /// Print the token ids of a text, as the model sees them
     Tokenize(commands::tokenize::Args),
+    /// Measure how well a model predicts a text, alone or against another model
+    Eval(commands::eval::Args),
+    /// Write a model in another number format, and say what it costs
+    Quantize(commands::quantize::Args),
+    /// Show what a model file holds, or draw the memory of its step
+    Show(commands::show::Args),
     /// Write the shell's completions to standard output
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -40,6 +46,9 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => commands::run::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Quantize(args) => commands::quantize::run(&args),
+        Command::Show(args) => commands::show::run(&args),
         Command::Completions { shell } => commands::completions::<Cli>(shell),
     };
     match done {

@@ -1,7 +1,11 @@
 //! The subcommands, one file each.
 
 pub mod chat;
+pub mod eval;
+mod plan_svg;
+pub mod quantize;
 pub mod run;
+pub mod show;
 pub mod tokenize;
 
 use std::io;

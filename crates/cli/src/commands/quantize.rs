@@ -1,0 +1,280 @@
+//! `memwall quantize`: a model in another format, tensor by tensor, with the error of each.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use memwall_formats::error::ErrorStatistics;
+use memwall_formats::gguf::{Metadata, TensorPlan, Writer};
+use memwall_formats::{Container, ContainerFormat, Dtype, Mix, MixModel, MixTensor, TensorInfo, format};
+use memwall_infer::Model;
+use memwall_store::format_size;
+use memwall_tokenizer::Tokenizer;
+use serde_json::{Value, json};
+
+/// Values of the rows that are converted at once.
+const PIECE: usize = 1 << 22;
+
+/// Arguments of `memwall quantize`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A GGUF or llama2.c file, or a folder with one
+    model: PathBuf,
+    /// A mix such as Q4_K_M, or one format: F32, F16, BF16, Q8_0, Q6_K, Q5_0, …
+    #[arg(long, value_name = "FORMAT", value_parser = mix)]
+    format: Mix,
+    /// The GGUF file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Threads; without it, as many as there are processors
+    #[arg(short, long, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn mix(name: &str) -> Result<Mix, String> {
+    Mix::from_name(name).ok_or_else(|| {
+        let all: Vec<&str> = Mix::ALL.iter().map(|m| m.name()).collect();
+        format!("did you mean {}? There are {}", Mix::nearest_name(name), all.join(", "))
+    })
+}
+
+/// Converts the model.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // Only models that run are converted: what is wrong with a file is found before anything is written.
+    let model = Model::open(&args.model)?;
+    let container = model.container();
+    let same = |path: &PathBuf| path.canonicalize().ok();
+    for file in container.files() {
+        if same(&args.output).is_some_and(|output| same(&file.path().to_path_buf()) == Some(output)) {
+            bail!("{}: is being read; --output must be another file", args.output.display());
+        }
+    }
+    if let Some(tensor) = container.unsupported().first() {
+        bail!(
+            "{}: tensor {} is stored as {}, which memwall cannot read",
+            args.model.display(),
+            tensor.name,
+            tensor.stored_as
+        );
+    }
+    let tensors = container.tensors();
+    let formats = choose(args.format, &model);
+    let metadata = metadata(container, args.format)?;
+    let plans = tensors
+        .iter()
+        .zip(&formats)
+        .map(|(t, &dtype)| TensorPlan { name: t.name.clone(), dtype, shape: t.shape.clone() })
+        .collect();
+    let mut writer = Writer::create(&args.output, &metadata, plans)?;
+    let threads = match args.threads {
+        Some(n) => n.get(),
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let mut rows: Vec<Value> = Vec::new();
+    let mut all = ErrorStatistics::default();
+    let (mut before, mut after) = (0, 0);
+    let show = std::io::stderr().is_terminal();
+    for (number, (tensor, &dtype)) in tensors.iter().zip(&formats).enumerate() {
+        if show {
+            eprint!("\r{}/{} {:50}", number + 1, tensors.len(), tensor.name);
+        }
+        let (bytes, statistics) = convert(container, tensor, dtype, threads, &mut writer)
+            .with_context(|| format!("{}: tensor {}", args.model.display(), tensor.name))?;
+        all = all.merge(statistics);
+        before += tensor.bytes;
+        after += bytes;
+        rows.push(json!({
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "from": tensor.dtype.name(),
+            "to": dtype.name(),
+            "bytes": bytes,
+            "sqnr_db": finite(statistics.sqnr_db()),
+            "relative_rmse": finite(statistics.relative_rmse()),
+            "max_abs_error": statistics.max_abs(),
+        }));
+    }
+    writer.finish()?;
+    if show {
+        eprint!("\r{:70}\r", "");
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let line = json!({
+            "output": args.output,
+            "format": args.format.name(),
+            "bytes_before": before,
+            "bytes": after,
+            "relative_rmse": finite(all.relative_rmse()),
+            "tensors": rows,
+        });
+        writeln!(out, "{line}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(out, "{:40} {:>6} {:>6} {:>10} {:>9}", "tensor", "from", "to", "size", "SQNR dB")?;
+    for row in &rows {
+        let text = |key: &str| row[key].as_str().unwrap_or_default();
+        let size = format_size(row["bytes"].as_u64().unwrap_or_default() as usize);
+        let sqnr = row["sqnr_db"].as_f64().map_or("exact".to_string(), |db| format!("{db:.1}"));
+        writeln!(out, "{:40} {:>6} {:>6} {size:>10} {sqnr:>9}", text("name"), text("from"), text("to"))?;
+    }
+    let (before, after) = (format_size(before as usize), format_size(after as usize));
+    let error = 100.0 * all.relative_rmse();
+    writeln!(out, "{}: {before} -> {after}, relative error {error:.3} %", args.output.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// JSON has no infinity: an exact tensor has no ratio of signal to noise.
+fn finite(x: f64) -> Option<f64> {
+    x.is_finite().then_some(x)
+}
+
+/// The format of each tensor, in the order of the file.
+fn choose(mix: Mix, model: &Model) -> Vec<Dtype> {
+    let container = model.container();
+    let m = container.metadata();
+    let architecture = m.find::<&str>("general.architecture").ok().flatten().unwrap_or_default();
+    let number = |key: &str| m.find::<u64>(&format!("{architecture}.{key}")).ok().flatten().map(|n| n as usize);
+    let heads = number("attention.head_count").unwrap_or(1);
+    let about = MixModel {
+        architecture,
+        layers: model.checkpoint().config.layers.len(),
+        heads,
+        kv_heads: number("attention.head_count_kv").unwrap_or(heads),
+        experts: number("expert_count").unwrap_or(0),
+    };
+    let names: Vec<String> = container.tensors().iter().map(|t| gguf_name(&t.name)).collect();
+    let tensors: Vec<MixTensor<'_>> = container
+        .tensors()
+        .iter()
+        .zip(&names)
+        .map(|(t, name)| MixTensor { name, shape: &t.shape, stored: t.dtype })
+        .collect();
+    mix.assign(&about, &tensors)
+}
+
+/// A weight of memwall's own models under the name that mixes know.
+fn gguf_name(name: &str) -> String {
+    let name = name.replace("model.layers.", "blk.");
+    for (ours, gguf) in [
+        ("model.embed_tokens.", "token_embd."),
+        ("model.norm.", "output_norm."),
+        ("lm_head.", "output."),
+        ("mlp.down_proj.", "ffn_down."),
+        (".v_proj.", ".attn_v."),
+        (".k_proj.", ".attn_k."),
+        (".o_proj.", ".attn_output."),
+    ] {
+        if name.contains(ours) {
+            return match gguf.strip_prefix('.') {
+                // The mixer's own part of the name is no part of GGUF's.
+                Some(plain) => match name.find(ours).and_then(|at| name[..at].rfind('.')) {
+                    Some(dot) => format!("{}.{plain}{}", &name[..dot], name.rsplit('.').next().unwrap_or_default()),
+                    None => name,
+                },
+                None => name.replace(ours, gguf),
+            };
+        }
+    }
+    name
+}
+
+/// The file's keys, without those that are of its parts, with the format; the tokenizer's where they lay beside it.
+fn metadata(container: &Container, mix: Mix) -> anyhow::Result<Metadata> {
+    let mut metadata = container.metadata().clone();
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        metadata.remove(key);
+    }
+    metadata.insert("general.file_type", mix.file_type());
+    metadata.insert("general.quantization_version", 2u32);
+    if container.format() != ContainerFormat::Gguf {
+        match Tokenizer::from_container(container) {
+            Ok(tokenizer) => tokenizer.put_gguf_keys(&mut metadata)?,
+            Err(error) => eprintln!("memwall: warning: the output has no tokenizer: {error}"),
+        }
+    }
+    Ok(metadata)
+}
+
+/// Converts the rows of a tensor, a piece at a time, and writes them; its bytes and its error.
+fn convert(
+    container: &Container,
+    tensor: &TensorInfo,
+    to: Dtype,
+    threads: usize,
+    writer: &mut Writer,
+) -> anyhow::Result<(u64, ErrorStatistics)> {
+    let stored = container.bytes(tensor);
+    if tensor.dtype == to {
+        writer.write(stored)?;
+        return Ok((tensor.bytes, ErrorStatistics::default()));
+    }
+    let width = tensor.shape.last().copied().unwrap_or(1).max(1);
+    let (Some(from_row), Some(to_row)) = (tensor.dtype.row_bytes(width), to.row_bytes(width)) else {
+        bail!("rows of {width} values are no whole blocks");
+    };
+    let piece = (PIECE / width).max(1) * from_row;
+    let (mut bytes, mut statistics) = (0, ErrorStatistics::default());
+    for stored in stored.chunks(piece) {
+        let rows = stored.len() / from_row;
+        let (mut values, mut encoded) = (vec![0.0_f32; rows * width], vec![0; rows * to_row]);
+        // Statistics are summed row by row, in order: they do not depend on the number of threads.
+        let mut errors = vec![ErrorStatistics::default(); rows];
+        let share = rows.div_ceil(threads);
+        std::thread::scope(|scope| {
+            let parts = stored
+                .chunks(share * from_row)
+                .zip(values.chunks_mut(share * width))
+                .zip(encoded.chunks_mut(share * to_row).zip(errors.chunks_mut(share)));
+            let working: Vec<_> = parts
+                .map(|((stored, values), (encoded, errors))| {
+                    scope.spawn(move || -> anyhow::Result<()> {
+                        format(tensor.dtype).decode(width, stored, values)?;
+                        format(to).encode(width, values, encoded)?;
+                        let mut back = vec![0.0_f32; width];
+                        for (i, error) in errors.iter_mut().enumerate() {
+                            format(to).decode(width, &encoded[i * to_row..(i + 1) * to_row], &mut back)?;
+                            *error = ErrorStatistics::of(&values[i * width..(i + 1) * width], &back);
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            for part in working {
+                match part.join() {
+                    Ok(done) => done?,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok::<(), anyhow::Error>(())
+        })?;
+        statistics = errors.into_iter().fold(statistics, ErrorStatistics::merge);
+        writer.write(&encoded)?;
+        bytes += encoded.len() as u64;
+    }
+    Ok((bytes, statistics))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gguf_name;
+
+    #[test]
+    fn own_names_get_the_roles_that_mixes_know() {
+        for (ours, gguf) in [
+            ("model.layers.3.self_attn.v_proj.weight", "blk.3.attn_v.weight"),
+            ("model.layers.3.attn.o_proj.weight", "blk.3.attn_output.weight"),
+            ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
+            ("model.embed_tokens.weight", "token_embd.weight"),
+            ("lm_head.weight", "output.weight"),
+            ("blk.3.attn_v.weight", "blk.3.attn_v.weight"),
+            ("model.layers.0.input_layernorm.weight", "blk.0.input_layernorm.weight"),
+        ] {
+            assert_eq!(gguf_name(ours), gguf);
+        }
+    }
+}
