@@ -28,6 +28,8 @@ enum Command {
     Run(commands::run::Args),
     /// Print the token ids of a text, as the model sees them
     Tokenize(commands::tokenize::Args),
+    /// Measure this machine's limits
+    Bench(commands::bench::Args),
     /// Measure how well a model predicts a text, alone or against another model
     Eval(commands::eval::Args),
     /// Write a model in another number format, and say what it costs
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => commands::run::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Quantize(args) => commands::quantize::run(&args),
         Command::Show(args) => commands::show::run(&args),

@@ -24,10 +24,10 @@ pub fn draw(graph: &Graph, plan: &Plan, title: &str) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         svg,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="9">
+        r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="9">
 <rect width="100%" height="100%" fill="white"/>
 <text x="{LEFT}" y="18" font-size="13">{}</text>
-<text x="{LEFT}" y="32" fill="#555">arena of {} over the operators in their order; {} live at once at most; grey: scratch</text>"#,
+<text x="{LEFT}" y="32" fill="#555">arena of {} over the operators in their order; {} live at once at most; grey: scratch</text>"##,
         escape(title),
         format_size(plan.arena_bytes),
         format_size(plan.lower_bound),
