@@ -1,4 +1,4 @@
-use super::{read, root};
+use super::{crates, read, root};
 use std::{
     collections::BTreeSet,
     fs,
@@ -50,6 +50,16 @@ fn the_summary_lists_every_page_once_and_no_other() {
     let unlisted: Vec<_> = found.difference(&set).collect();
     let absent: Vec<_> = set.difference(&found).collect();
     assert!(unlisted.is_empty() && absent.is_empty(), "not in SUMMARY.md: {unlisted:?}; not there: {absent:?}");
+}
+
+#[test]
+fn every_crate_has_a_page() {
+    let missing: Vec<String> = crates()
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| !root().join(format!("docs/src/crates/{name}.md")).exists())
+        .collect();
+    assert!(missing.is_empty(), "docs/src/crates/ has no page for {missing:?}");
 }
 
 #[test]
