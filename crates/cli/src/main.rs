@@ -28,6 +28,10 @@ enum Command {
     Run(commands::run::Args),
     /// Print the token ids of a text, as the model sees them
     Tokenize(commands::tokenize::Args),
+    /// Train a model by a recipe; resume where it stopped
+    Train(commands::train::Args),
+    /// Run the claim of a system as an experiment, against its baseline
+    Reproduce(commands::reproduce::Args),
     /// Measure this machine's limits
     Bench(commands::bench::Args),
     /// Measure how well a model predicts a text, alone or against another model
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => commands::run::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Reproduce(args) => commands::reproduce::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Quantize(args) => commands::quantize::run(&args),

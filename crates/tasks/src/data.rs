@@ -123,6 +123,11 @@ impl DataDir {
         }
     }
 
+    /// The folder, if somebody said where it is.
+    pub fn path(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// The paths of the files of a data set, in its order.
     ///
     /// # Errors

@@ -214,10 +214,13 @@ fn tokenizer(recipe: &Recipe, files: &[PathBuf], out: &Path) -> Result<Tokenizer
     Ok(tokenizer)
 }
 
+/// Sets the draws of windows apart from other uses of the seed.
+const WINDOWS: u64 = 0x7769_6E64;
+
 /// The windows of micro-batch `part` of step `step`.
 fn windows(text: &CorpusPart, recipe: &Recipe, step: u64, part: u64) -> Batch {
     let t = &recipe.train;
-    let mut random = Philox::new(t.seed ^ 0x77_69_6e_64, step * t.accumulate as u64 + part);
+    let mut random = Philox::new(t.seed ^ WINDOWS, step * t.accumulate as u64 + part);
     let mut batch = Batch::default();
     for _ in 0..t.batch {
         let start = random.below((text.len() - t.window) as u64) as usize;

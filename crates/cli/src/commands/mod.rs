@@ -5,9 +5,11 @@ pub mod chat;
 pub mod eval;
 mod plan_svg;
 pub mod quantize;
+pub mod reproduce;
 pub mod run;
 pub mod show;
 pub mod tokenize;
+pub mod train;
 
 use std::io;
 use std::process::ExitCode;

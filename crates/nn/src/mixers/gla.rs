@@ -119,7 +119,7 @@ impl GlaConfig {
             let problem = format!("is {}, which is no multiple of kv_heads {}", self.heads, self.kv_heads());
             return Err(ConfigError::at(format!("{key}.heads"), problem));
         }
-        if !(self.gate_logit_normalizer > 0.0) {
+        if self.gate_logit_normalizer.is_nan() || self.gate_logit_normalizer <= 0.0 {
             let problem = format!("is {}, a number above 0 is needed", self.gate_logit_normalizer);
             return Err(ConfigError::at(format!("{key}.gate_logit_normalizer"), problem));
         }
