@@ -10,7 +10,7 @@ use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
     AttentionConfig, ChannelConfig, GateConfig, GlaConfig, GlaForm, LayerConfig, MixerConfig, ModelConfig, RopeConfig,
-    Sequences, WeightTypes,
+    Sequences, ShortConvConfig, WeightTypes,
 };
 
 const TOKENS: usize = 11;

@@ -80,7 +80,8 @@ fn report(p: &Progress, json: bool, terminal: bool) {
         println!("{}", serde_json::json!(p));
         return;
     }
-    let due = terminal || p.step.is_multiple_of(LINE_EVERY) || p.step == p.steps || p.validation_bits_per_byte.is_some();
+    let due =
+        terminal || p.step.is_multiple_of(LINE_EVERY) || p.step == p.steps || p.validation_bits_per_byte.is_some();
     if due {
         let left = p.steps - p.step;
         let validation =
