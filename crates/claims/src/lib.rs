@@ -17,6 +17,8 @@ pub mod claim;
 mod error;
 pub mod evidence;
 mod flashattention;
+mod gated_attention;
+mod gated_linear_attention;
 pub mod laws;
 mod machine;
 pub mod plot;
@@ -28,7 +30,9 @@ pub mod results;
 pub mod run;
 pub mod sweep;
 pub mod systems;
+mod trial;
 mod verdict;
+mod zoology;
 
 pub use claim::{About, Check, Claim, Falsifier, Measured, Outcome};
 pub use error::Error;

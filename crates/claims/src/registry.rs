@@ -3,11 +3,14 @@
 use crate::{
     Claim, Error,
     flashattention::FlashAttention,
+    gated_attention::GatedAttention,
+    gated_linear_attention::GatedLinearAttention,
     systems::{System, systems},
+    zoology::Zoology,
 };
 
 /// Every claim, by rising number. A new claim is one file and one line here.
-static CLAIMS: &[&dyn Claim] = &[&FlashAttention];
+static CLAIMS: &[&dyn Claim] = &[&GatedAttention, &Zoology, &FlashAttention, &GatedLinearAttention];
 
 /// Every claim, by rising number.
 pub fn claims() -> &'static [&'static dyn Claim] {

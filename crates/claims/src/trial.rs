@@ -1,0 +1,147 @@
+//! One training run of a claim: a model on a task, by steps, to a figure chosen by and a figure reported.
+
+use memwall_graph::Memory;
+use memwall_kernels::gemm::Compute;
+use memwall_nn::ModelConfig;
+use memwall_tasks::{Batches, Position, Split, Task, Tokens, metrics};
+use memwall_train::{Batch, Evaluated, Optimizer, Schedule, TrainError, Trainer, TrainerOptions};
+
+use crate::{Error, Run, Trial};
+
+/// What every arm of a comparison gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Training {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences in a step, and in a batch of a measurement.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub time: usize,
+    /// Batches of the validation split, and of the test split, that are measured.
+    pub measured: usize,
+    /// What is measured.
+    pub figure: Figure,
+}
+
+/// A figure of a model on a split.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Figure {
+    /// Share of the labelled positions at which the largest logit is the target's.
+    Accuracy,
+    /// Mean surprise in nats of a labelled position.
+    Nats,
+}
+
+impl Training {
+    /// A trainer of `config` with weights of `seed`.
+    pub(crate) fn trainer(&self, run: &Run, config: &ModelConfig, seed: u64) -> Result<Trainer, Error> {
+        let options = TrainerOptions {
+            tokens: self.batch * self.time,
+            sequences: self.batch,
+            threads: run.threads(),
+            compute: Compute::F32,
+            recompute: 0,
+            seed,
+            fences: false,
+        };
+        Trainer::new(config.clone(), options, Memory::new()).map_err(Error::experiment)
+    }
+
+    /// Trains with a cosine from `rate` to 0 after a twentieth of warm-up, and gives the losses of the steps.
+    ///
+    /// Loss or gradients that are not finite end it: the last loss is then NaN.
+    pub(crate) fn train<T: Task<Example = Tokens>>(
+        &self,
+        run: &Run,
+        trainer: &mut Trainer,
+        task: &T,
+        rate: f64,
+    ) -> Result<Vec<f64>, Error> {
+        let schedule = Schedule { peak: rate, last: 0.0, warm_up: self.steps / 20, steps: self.steps };
+        let optimizer = Optimizer { decay_all: true, ..Optimizer::default() };
+        let mut batches =
+            Batches::new(task, Split::Train, self.batch, Position::default()).map_err(Error::experiment)?;
+        let mut losses = Vec::with_capacity(self.steps as usize);
+        for step in 0..self.steps {
+            if step % 32 == 0 {
+                run.step("training steps", step, self.steps)?;
+            }
+            let batch = packed(&batches.next_batch().map_err(Error::experiment)?);
+            match trainer.step(&[batch], schedule.rate(step), &optimizer) {
+                Ok(report) => losses.push(report.loss),
+                Err(TrainError::NotFinite { .. }) => {
+                    losses.push(f64::NAN);
+                    break;
+                }
+                Err(error) => return Err(Error::experiment(error)),
+            }
+        }
+        Ok(losses)
+    }
+
+    /// The figure of a split.
+    pub(crate) fn measure<T: Task<Example = Tokens>>(
+        &self,
+        trainer: &mut Trainer,
+        task: &T,
+        split: Split,
+    ) -> Result<f64, Error> {
+        let batches = Batches::new(task, split, self.batch, Position::default()).map_err(Error::experiment)?;
+        let (mut sum, mut count) = (0.0, 0.0);
+        for batch in batches.rest_of_epoch().take(self.measured) {
+            let batch = batch.map_err(Error::experiment)?;
+            let evaluated = trainer.evaluate(&packed(&batch)).map_err(Error::experiment)?;
+            let labels = batch.labels() as f64;
+            sum += labels
+                * match self.figure {
+                    Figure::Accuracy => accuracy(&batch.targets, &evaluated)?,
+                    Figure::Nats => evaluated.loss,
+                };
+            count += labels;
+        }
+        Ok(sum / count)
+    }
+
+    /// Trains `config` from `seed` at `rate` and measures it; a run that diverged has figures that are not numbers.
+    pub(crate) fn trial<T: Task<Example = Tokens>>(
+        &self,
+        run: &Run,
+        config: &ModelConfig,
+        task: &T,
+        rate: f64,
+        seed: u64,
+    ) -> Result<Trial, Error> {
+        let mut trainer = self.trainer(run, config, seed)?;
+        let losses = self.train(run, &mut trainer, task, rate)?;
+        let diverged = losses.last().is_none_or(|loss| loss.is_nan());
+        let mut figure = |split| if diverged { Ok(f64::NAN) } else { self.measure(&mut trainer, task, split) };
+        let (validation, score) = (figure(Split::Validation)?, figure(Split::Test)?);
+        Ok(Trial {
+            validation,
+            score,
+            parameters: parameters(&trainer),
+            tokens: self.steps * (self.batch * self.time) as u64,
+            steps: self.steps,
+        })
+    }
+}
+
+fn parameters(trainer: &Trainer) -> u64 {
+    trainer.parameters().map(|name| trainer.memory().get::<f32>(name).map_or(0, <[f32]>::len) as u64).sum()
+}
+
+/// A batch of a task as the trainer takes it: whole sequences behind each other.
+pub(crate) fn packed(batch: &memwall_tasks::Batch) -> Batch {
+    Batch { ids: batch.inputs.clone(), targets: batch.targets.clone(), lengths: vec![batch.time; batch.rows] }
+}
+
+fn accuracy(targets: &[i32], evaluated: &Evaluated) -> Result<f64, Error> {
+    let vocabulary = evaluated.logits.len() / targets.len();
+    let predicted = evaluated
+        .logits
+        .chunks_exact(vocabulary)
+        .map(|row| metrics::argmax(row).map(|id| id as i32))
+        .collect::<Result<Vec<i32>, _>>()
+        .map_err(Error::experiment)?;
+    Ok(metrics::accuracy(targets, &predicted).unwrap_or(0.0))
+}
