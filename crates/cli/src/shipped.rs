@@ -1,10 +1,18 @@
-//! The model that ships inside the command, if this build has one.
+//! The model that ships inside the command, if the repository had one when it was built.
 
 use anyhow::bail;
 use memwall_infer::Model;
 
-/// The bytes of the model, or `None` in a build without it.
-const BYTES: Option<&[u8]> = None;
+/// Its bytes, aligned as kernels want them; GGUF aligns tensors relative to the file's begin.
+#[cfg(shipped_model)]
+static BYTES: Option<&[u8]> = {
+    #[repr(C, align(64))]
+    struct Aligned<T: ?Sized>(T);
+    static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/memwall-books.gguf"));
+    Some(&FILE.0)
+};
+#[cfg(not(shipped_model))]
+static BYTES: Option<&[u8]> = None;
 
 /// Opens it.
 ///

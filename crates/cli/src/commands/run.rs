@@ -1,7 +1,7 @@
 //! `memwall run`: a plan inside the budget, then text.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
@@ -73,6 +73,16 @@ pub struct Args {
 }
 
 impl Args {
+    /// A lone argument of several words that is no file is a prompt for the model that ships.
+    fn model_and_prompt(&self) -> (Option<&Path>, Option<&str>) {
+        match (self.model.as_deref(), self.prompt.as_deref()) {
+            (Some(words), None) if !words.exists() && words.to_str().is_some_and(|w| w.contains(' ')) => {
+                (None, words.to_str())
+            }
+            both => both,
+        }
+    }
+
     pub(super) fn sampling(&self) -> Sampling {
         let (temperature, top_p) = if self.json { (0.0, 1.0) } else { (0.8, 0.95) };
         Sampling {
@@ -90,7 +100,8 @@ impl Args {
 /// Runs it.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.sampling().check()?;
-    let model = load::model(args.model.as_deref())?;
+    let (path, prompt) = args.model_and_prompt();
+    let model = load::model(path)?;
     let tokenizer = match (load::tokenizer(&model), &args.token_ids) {
         (Ok(tokenizer), _) => Some(tokenizer),
         (Err(error), Some(_)) => {
@@ -99,7 +110,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         (Err(error), None) => return Err(error),
     };
-    let prompt = match (&args.prompt, &args.file, &args.token_ids) {
+    let prompt = match (prompt, &args.file, &args.token_ids) {
         (_, _, Some(ids)) => Some(ids.clone()),
         (Some(text), ..) => Some(encode(tokenizer.as_ref(), text)?),
         (None, Some(file), None) => Some(encode(tokenizer.as_ref(), &read_text(file)?)?),
@@ -137,9 +148,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         write_logits(&mut engine, &prompt, file)?;
     }
     let n = args.n.unwrap_or(TOKENS);
-    if n == 0 && args.logits.is_some() {
-        engine.clear(0);
-    }
     let made = continue_prompt(args, &mut engine, tokenizer.as_ref(), &prompt, sampler, n, stop)?;
     if made.not_finite {
         let found = model.find_not_finite();
@@ -191,7 +199,7 @@ fn continue_prompt(
 ) -> anyhow::Result<Generated> {
     let mut out = std::io::stdout().lock();
     let show = !args.json;
-    if let (true, Some(text)) = (show, &args.prompt) {
+    if let (true, Some(text)) = (show, args.model_and_prompt().1) {
         write!(out, "{text}")?;
         out.flush()?;
     }
@@ -215,7 +223,7 @@ fn continue_prompt(
 }
 
 /// Logits of every token of the prompt, in the order of the prompt; the slot is empty again after it.
-fn write_logits(engine: &mut Engine, prompt: &[u32], file: &PathBuf) -> anyhow::Result<()> {
+fn write_logits(engine: &mut Engine, prompt: &[u32], file: &Path) -> anyhow::Result<()> {
     let mut out = AtomicFile::create(file)?;
     let rows = engine.options().outputs;
     for tokens in prompt.chunks(rows) {

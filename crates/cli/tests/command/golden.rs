@@ -23,7 +23,7 @@ fn greedy_ids_are_the_reference_also_through_f32_gguf() {
         let report = json(&["quantize", text(&model), "--format", "f32", "-o", text(&gguf), "--json"]);
         assert_eq!(report["format"], "F32");
         for model in [&model, &gguf] {
-            let line = json(&["run", text(model), "--token-ids", "1", "-n", "256", "--kv", "f32", "--json"]);
+            let line = json(&["run", text(model), "--token-ids", "1", "-n", "256", "--json"]);
             let made = ids(&line["token_ids"]);
             let n = made.len().min(want.len() - 1);
             assert!(n >= 127, "{name}: {n} tokens");
