@@ -145,3 +145,75 @@ fn accuracy(targets: &[i32], evaluated: &Evaluated) -> Result<f64, Error> {
         .map_err(Error::experiment)?;
     Ok(metrics::accuracy(targets, &predicted).unwrap_or(0.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use memwall_nn::{ChannelConfig, LayerConfig, MixerConfig, ShortConvConfig};
+    use memwall_tasks::{Corpus, Documents, Fractions, TextTask};
+
+    use super::*;
+    use crate::{About, Falsifier, Settings};
+
+    static ABOUT: About = About {
+        system: 1,
+        name: "trial-test",
+        data: &[],
+        checks: &[],
+        falsifier: Falsifier { what: "", against: "" },
+        source: "",
+    };
+
+    const TRAINING: Training = Training { steps: 60, batch: 4, time: 12, measured: 2, figure: Figure::Nats };
+
+    /// `abcabc…`: each letter follows from the one before.
+    fn alphabet() -> TextTask {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abc".repeat(400)).unwrap();
+        let fractions = Fractions { validation: 0.2, test: 0.2 };
+        let corpus = Corpus::read_bytes(&[file.path().to_owned()], &Documents::Files, fractions).unwrap();
+        TextTask::new(Arc::new(corpus), TRAINING.time, 128, 1).unwrap()
+    }
+
+    fn model() -> ModelConfig {
+        let mixer = MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true });
+        ModelConfig {
+            vocab_size: 128,
+            d_model: 16,
+            max_context: TRAINING.time,
+            layers: vec![LayerConfig { mixer, channel: ChannelConfig::None }],
+            norm_eps: 1e-5,
+            tie_embeddings: false,
+            logit_softcap: None,
+            learned_positions: false,
+        }
+    }
+
+    fn trial(training: Training, rate: f64) -> Trial {
+        let settings = Settings { threads: 1, ..Settings::default() };
+        let run = Run::new(&ABOUT, &settings, &|_| ()).unwrap();
+        training.trial(&run, &model(), &alphabet(), rate, 1).unwrap()
+    }
+
+    #[test]
+    fn a_trial_learns_and_counts_what_it_used() {
+        let none = trial(Training { steps: 0, ..TRAINING }, 2e-2);
+        assert!(none.score.is_nan(), "a model that took no step is no trial");
+        let one = trial(Training { steps: 1, ..TRAINING }, 1e-9);
+        assert!((one.score - 128f64.ln()).abs() < 0.1, "{}", one.score);
+        let trained = trial(TRAINING, 2e-2);
+        assert!(trained.score < 0.1 && trained.validation < 0.1, "{trained:?}");
+        assert_eq!((trained.steps, trained.tokens), (60, 60 * 4 * 12));
+        let accurate = trial(Training { figure: Figure::Accuracy, ..TRAINING }, 2e-2);
+        assert_eq!((accurate.score, accurate.parameters), (1.0, trained.parameters));
+        // Embedding and head, W_in, W_out and taps, two norms.
+        assert_eq!(trained.parameters, (2 * 128 * 16 + 4 * 16 * 16 + 3 * 16 + 2 * 16) as u64);
+    }
+
+    #[test]
+    fn a_trial_that_diverges_has_no_figures() {
+        let diverged = trial(TRAINING, 1e30);
+        assert!(diverged.score.is_nan() && diverged.validation.is_nan(), "{diverged:?}");
+    }
+}
