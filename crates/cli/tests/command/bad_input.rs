@@ -96,7 +96,6 @@ fn contexts_budgets_and_prompts_that_do_not_fit_are_refused_with_what_would() {
     refused(&["run", model, "--token-ids", "1", "--top-p", "1.5"], &["top-p", "1.5"]);
     refused(&["run", model, "--token-ids", "1", "--kv", "q4_0"], &["q8_0"]);
     refused(&["run", model, "--token-ids", "1", "--temprature", "1"], &["--temprature", "--temperature"]);
-    refused(&["run", "--token-ids", "1"], &["MODEL"]);
     refused(&["tokenzie", "x"], &["tokenize"]);
 }
 

@@ -152,3 +152,14 @@ fn completions_and_help_are_there_without_colour_codes() {
     let help = memwall(&["run", "--help"]);
     assert!(help.status.success() && !help.stdout.contains(&0x1b));
 }
+
+#[test]
+fn without_a_model_the_one_that_ships_runs_inside_a_small_budget() {
+    let line = json(&["run", "It was a dark night", "-n", "32", "--memory", "96MiB", "--json"]);
+    assert_eq!(line["generated_tokens"], 32);
+    assert!(!line["text"].as_str().unwrap().is_empty());
+    let (plan, rss) = (line["plan_bytes"].as_u64().unwrap(), line["rss_bytes"].as_u64().unwrap());
+    assert!(plan <= 96 << 20 && rss <= 96 << 20, "{line}");
+    let lone = json(&["run", "--token-ids", "5", "-n", "2", "--json"]);
+    assert_eq!(lone["prompt_tokens"], 1);
+}
