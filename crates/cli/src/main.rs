@@ -10,6 +10,7 @@ mod shipped;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use memwall_infer::InferError;
 
 /// Trains and runs sequence models inside the memory you have.
 #[derive(Debug, Parser)]
@@ -72,7 +73,11 @@ fn main() -> ExitCode {
 
 /// Whoever read our output has enough of it.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+    error.chain().any(|cause| {
+        let io = match cause.downcast_ref::<InferError>() {
+            Some(InferError::Output(io)) => Some(io),
+            _ => cause.downcast_ref::<std::io::Error>(),
+        };
+        io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }

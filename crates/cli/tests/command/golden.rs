@@ -163,3 +163,17 @@ fn without_a_model_the_one_that_ships_runs_inside_a_small_budget() {
     let lone = json(&["run", "--token-ids", "5", "-n", "2", "--json"]);
     assert_eq!(lone["prompt_tokens"], 1);
 }
+
+#[test]
+fn a_reader_that_has_enough_ends_the_command_without_complaint() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_memwall"))
+        .args(["run", "It was", "-n", "2000"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
