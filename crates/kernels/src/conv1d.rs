@@ -1,6 +1,6 @@
 //! Depthwise causal convolution over packed sequences, forward, backward and step by step.
 //!
-//! y[t, d] = act(b[d] + Σ_j w[d, j] u[t - (W - 1) + j, d]) for channel d of each sequence, where u is
+//! `y[t, d] = act(b[d] + Σ_j w[d, j] u[t - (W - 1) + j, d])` for channel d of each sequence, where u is
 //! the sequence's x, before its start the state that it is handed: the W - 1 inputs that came
 //! before, oldest first, 0 if absent. Handing each step's final state to the next gives the bits of
 //! one run.
@@ -54,7 +54,7 @@ impl Conv1d {
     }
 }
 
-/// y [N, D] from x [N, D], weight [D, W] and bias [D], for sequences that start at `cu_seqlens` [S + 1].
+/// y [N, D] from x [N, D], weight `[D, W]` and bias `[D]`, for sequences that start at `cu_seqlens` [S + 1].
 ///
 /// `initial_state` and `final_state` are [S, W - 1, D].
 ///
@@ -172,7 +172,7 @@ impl<T: Real> Kernel<T> for Step<'_, T> {
     }
 }
 
-/// Gradients of [`conv1d`], each if asked for: dx [N, D], dw [D, W], db [D], d_initial [S, W - 1, D],
+/// Gradients of [`conv1d`], each if asked for: dx [N, D], dw `[D, W]`, db `[D]`, d_initial [S, W - 1, D],
 /// from dy [N, D] and the gradient of the final state [S, W - 1, D].
 ///
 /// With `accumulate`, dw and db are added to: each is its former value + its sum over all rows, ascending.

@@ -4,7 +4,7 @@ use crate::disjoint::Disjoint;
 use crate::rows::{expect_len, for_columns, for_rows, rows_of};
 use crate::{Pool, Real};
 
-/// y[i] = table[ids[i]], for a table [vocab, width] and y [ids, width].
+/// `y[i] = table[ids[i]]`, for a table [vocab, width] and y [ids, width].
 ///
 /// # Panics
 /// If an id is not in 0 .. vocab, or a length does not fit.
@@ -29,7 +29,7 @@ fn check_ids(ids: &[i32], table: usize, width: usize) {
     }
 }
 
-/// Adds dy[i] to d_table[ids[i]], i ascending: the order of a row's sum depends on its own tokens only.
+/// Adds `dy[i]` to `d_table[ids[i]]`, i ascending: the order of a row's sum depends on its own tokens only.
 ///
 /// # Panics
 /// If an id is not in 0 .. vocab, or a length does not fit.

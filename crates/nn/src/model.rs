@@ -67,7 +67,7 @@ impl ModelConfig {
         rms_norm(g, "model.norm", x, self.norm_eps)
     }
 
-    /// Adds the head: logits [M, V] of `hidden` [N, D], of the rows that `chosen` [M] names, or of all.
+    /// Adds the head: logits [M, V] of `hidden` [N, D], of the rows that `chosen` `[M]` names, or of all.
     ///
     /// # Errors
     /// If an operator refuses its inputs.

@@ -27,7 +27,7 @@ pub enum Kept {
     Slots {
         /// Slot and position of each row, and the room that is planned.
         rows: Rows,
-        /// Slot of each row, [N] I32.
+        /// Slot of each row, `[N]` I32.
         slots: Value,
         /// How keys and values are stored.
         kv: KvFormat,
@@ -39,9 +39,9 @@ pub enum Kept {
 /// The sequences of a graph.
 #[derive(Debug)]
 pub struct Sequences {
-    /// Token of each row, [N] I32.
+    /// Token of each row, `[N]` I32.
     pub ids: Value,
-    /// Position of each row in its sequence, [N] I32.
+    /// Position of each row in its sequence, `[N]` I32.
     pub positions: Value,
     /// Where sequences keep what they have seen.
     pub kept: Kept,

@@ -23,7 +23,7 @@ fn check(k: &Kernel, x: &Type, weight: &Type, bias: Option<&&Type>) -> Result<()
     }
 }
 
-/// y_t = act(b + Σ_j w_j ⊙ x_{t−W+1+j}). Inputs: x [N, D], cu_seqlens [B + 1], weight [D, W], bias [D] if there is one.
+/// y_t = act(b + Σ_j w_j ⊙ x_{t−W+1+j}). Inputs: x [N, D], cu_seqlens [B + 1], weight [D, W], bias `[D]` if there is one.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv1d {
     /// Channels, taps and activation.
@@ -115,7 +115,7 @@ impl Op for Conv1dBackward {
     }
 }
 
-/// The convolution on kept states. Inputs: states [slots, W − 1, D], x [N, D], slots [N] (rows of the
+/// The convolution on kept states. Inputs: states [slots, W − 1, D], x [N, D], slots `[N]` (rows of the
 /// same slot in order), weight, bias if there is one. Outputs: the states, moved on, and y.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv1dStep {

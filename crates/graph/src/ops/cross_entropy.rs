@@ -9,8 +9,8 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::Type;
 use crate::{GraphError, real};
 
-/// Inputs: logits [N, V], targets [N] (−100: does not count). Outputs: the mean [1], and of each
-/// row the negative log-likelihood [N] and the log-sum-exp [N].
+/// Inputs: logits [N, V], targets `[N]` (−100: does not count). Outputs: the mean `[1]`, and of each
+/// row the negative log-likelihood `[N]` and the log-sum-exp `[N]`.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropy;
 

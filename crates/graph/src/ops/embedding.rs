@@ -10,7 +10,7 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::{Shape, Type};
 use crate::{GraphError, real};
 
-/// y[t] = table[ids[t]]. Inputs: ids [N] I32, table [V, D]. Output: [N, D] of the graph's element type.
+/// `y[t] = table[ids[t]]`. Inputs: ids `[N]` I32, table `[V, D]`. Output: `[N, D]` of the graph's element type.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding {
     /// F32 or F64.

@@ -249,7 +249,7 @@ impl Op for GlaBackward {
 }
 
 /// The recurrence on kept states, of several sequences at once. Inputs: the states [slots, H, K, V],
-/// q [N, H, K], k, v, slots [N] (rows of the same slot in order), then log-gates as [`GateShape`]
+/// q [N, H, K], k, v, slots `[N]` (rows of the same slot in order), then log-gates as [`GateShape`]
 /// says. Outputs: the states, updated, and o [N, H, V].
 #[derive(Clone, Debug)]
 pub struct GlaStep {

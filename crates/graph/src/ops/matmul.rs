@@ -8,12 +8,12 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::{Shape, Sizes, Type};
 use crate::{GraphError, real};
 
-/// C[m,n] = op(A)[m,k] · op(B)[k,n]; leading axes of a matrix are its rows.
+/// `C[m,n] = op(A)[m,k] · op(B)[k,n]`; leading axes of a matrix are its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct MatMul {
-    /// A is stored as [k,m].
+    /// A is stored as `[k,m]`.
     pub a_trans: bool,
-    /// B is stored as [n,k].
+    /// B is stored as `[n,k]`.
     pub b_trans: bool,
     /// The precision of the operands.
     pub compute: Compute,

@@ -9,7 +9,7 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::Type;
 use crate::{GraphError, real};
 
-/// Each row of x, normalized and multiplied by a weight; a layer norm also has a bias. Inputs: x [.., W], weight [W], bias [W].
+/// Each row of x, normalized and multiplied by a weight; a layer norm also has a bias. Inputs: x [.., W], weight `[W]`, bias `[W]`.
 #[derive(Clone, Debug)]
 pub struct Norm {
     kernel: Kernel,

@@ -11,7 +11,7 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::Type;
 use crate::{GraphError, real};
 
-/// Cosines and sines [N, 2 · pairs] of positions [N]; a second input divides the frequencies ([pairs], F32).
+/// Cosines and sines [N, 2 · pairs] of positions `[N]`; a second input divides the frequencies (`[pairs]`, F32).
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     /// Radians a position, for each pair.

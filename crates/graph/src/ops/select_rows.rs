@@ -8,7 +8,7 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::{Shape, Type};
 use crate::{GraphError, real};
 
-/// y[i] = x[rows[i]]. Inputs: x [N, D], rows [M] I32. Output: [M, D].
+/// `y[i] = x[rows[i]]`. Inputs: x [N, D], rows `[M]` I32. Output: [M, D].
 #[derive(Clone, Copy, Debug)]
 pub struct SelectRows;
 

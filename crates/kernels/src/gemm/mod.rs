@@ -6,9 +6,9 @@
 //! columns and threads and any transposition. With `accumulate`, C = C + chain: the sum of the
 //! chain is rounded before it meets C.
 //!
-//! How: both operands are packed into strips that the inner kernel reads in order ([`pack`]); the
-//! one that all tasks read is packed once into shared scratch, at most [`SHARED_BYTES`] at a time,
-//! the other by each task, [`SLICE`] elements of k at a time. Tasks are blocks of C.
+//! How: both operands are packed into strips that the inner kernel reads in order (`pack`); the
+//! one that all tasks read is packed once into shared scratch, at most `SHARED_BYTES` at a time,
+//! the other by each task, `SLICE` elements of k at a time. Tasks are blocks of C.
 
 mod block;
 mod pack;

@@ -27,7 +27,7 @@ unsafe impl<T: Sync> Sync for Step<'_, T> {}
 
 /// Decodes one token for each row: updates the row's state and writes its output.
 ///
-/// q [N, H, K]; k [N, Hk, K]; v [N, Hk, V]; gates of N tokens; `slots` [N]: which state of
+/// q [N, H, K]; k [N, Hk, K]; v [N, Hk, V]; gates of N tokens; `slots` `[N]`: which state of
 /// [slots, H, K, V] a row updates. Rows that name the same slot are done in order. Bit for bit what
 /// the recurrent form gives for the same token.
 ///
