@@ -5,10 +5,11 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
+use memwall_fuzz::bounded;
 use memwall_tokenizer::Tokenizer;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(header) = memwall_formats::llama2c::parse(Path::new("fuzz.bin"), bytes) {
+    if let Ok(header) = bounded(bytes.len(), || memwall_formats::llama2c::parse(Path::new("fuzz.bin"), bytes)) {
         for tensor in &header.tensors {
             assert!(tensor.offset + tensor.bytes <= bytes.len() as u64);
         }

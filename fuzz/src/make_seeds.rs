@@ -77,6 +77,11 @@ fn main() {
 
     let json = r#"{"version":"1.0","added_tokens":[{"id":3,"content":"<s>","special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},"post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}"#;
     fs::write(folder("tokenizer_json").join("bpe.json"), json).expect("the seed can be written");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/testdata/fixtures/hugging_face");
+    for family in ["llama3", "mistral", "qwen2", "qwen3", "gla_grouped", "gla_hybrid"] {
+        let seed = folder("config_json").join(format!("{family}.json"));
+        fs::copy(fixtures.join(family).join("config.json"), seed).expect("the seed can be written");
+    }
     let template = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[' + m['content'].strip() + ']' }}{% else %}{{ raise_exception('no') }}{% endif %}{% endfor %}";
     fs::write(folder("chat_template").join("template.jinja"), template).expect("the seed can be written");
 }

@@ -65,10 +65,14 @@ fn kv(text: &str) -> Result<KvFormat, String> {
 
 /// Opens a model, or the one that ships.
 pub fn model(path: Option<&Path>) -> anyhow::Result<Model> {
-    match path {
-        Some(path) => Ok(Model::open(path)?),
-        None => shipped::open(),
+    let model = match path {
+        Some(path) => Model::open(path)?,
+        None => shipped::open()?,
+    };
+    for key in &model.checkpoint().unread {
+        eprintln!("memwall: warning: config.json: key `{key}` is not known, and left out of account");
     }
+    Ok(model)
 }
 
 /// The tokenizer of a model, with as many tokens as the model has logits at most.

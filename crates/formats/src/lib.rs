@@ -15,7 +15,7 @@ mod mix;
 pub mod safetensors;
 pub mod scalar;
 
-pub use container::{Container, ContainerFormat, FileError, TensorInfo};
+pub use container::{Container, ContainerFormat, FileError, TensorInfo, UnsupportedTensor};
 pub use dtype::Dtype;
 pub use f16le::F16Le;
 pub use format::{Format, FormatError, format};

@@ -28,6 +28,12 @@ impl AsRef<[u8]> for Mapped {
     }
 }
 
+/// Bytes of a tensor that must be copied to be read as numbers, because a safetensors file need not align them.
+fn copied_bytes(tensor: &TensorInfo) -> usize {
+    let dtype = tensor.dtype;
+    if dtype.is_block() || tensor.offset.is_multiple_of(dtype.block_bytes() as u64) { 0 } else { tensor.bytes as usize }
+}
+
 impl Model {
     /// Opens a model file or folder; reads headers only.
     ///
@@ -59,11 +65,12 @@ impl Model {
         &self.container
     }
 
-    /// Bytes of the weights that `graph` wants decoded: vectors that are not stored as f32.
+    /// Bytes of the weights that `graph` cannot have as they are mapped: vectors that are not stored as f32, and what a
+    /// file does not align.
     pub(crate) fn decoded_bytes(&self, graph: &Graph) -> usize {
         let weights = graph.values().filter(|(_, info)| matches!(info.source, Source::Weight));
         let tensors = weights.filter_map(|(_, info)| Some((info, self.checkpoint.tensors.get(&*info.name)?)));
-        tensors.filter(|(info, t)| t.dtype != info.ty.dtype).map(|(_, t)| t.elements() * size_of::<f32>()).sum()
+        tensors.map(|(info, t)| if t.dtype != info.ty.dtype { 4 * t.elements() } else { copied_bytes(t) }).sum()
     }
 
     /// The first weight that holds a NaN or an infinity, if any; reads every weight stored as a float.
@@ -99,7 +106,9 @@ impl Model {
                 let (name, found) = (tensor.name.clone(), tensor.shape.clone());
                 return Err(CheckpointError::Shape { file: file(), name, found, shape }.into());
             }
-            if tensor.dtype == info.ty.dtype {
+            if tensor.dtype == info.ty.dtype && copied_bytes(tensor) > 0 {
+                memory.set(&info.name, tensor.dtype, self.container.bytes(tensor));
+            } else if tensor.dtype == info.ty.dtype {
                 let mapped = Mapped { container: Arc::clone(&self.container), tensor: tensor.clone() };
                 memory.share(&info.name, tensor.dtype, Arc::new(mapped));
             } else {

@@ -105,6 +105,27 @@ pub enum Activation {
     Relu,
 }
 
+/// The widest layer: far beyond any model, and small enough that sizes of tensors can be computed.
+pub(crate) const MOST_WIDTH: usize = 1 << 24;
+/// The longest context: positions are 32-bit integers.
+const MOST_CONTEXT: usize = i32::MAX as usize;
+
+/// Refuses `n` above `most`.
+pub(crate) fn at_most(key: &str, n: usize, most: usize) -> Result<(), ConfigError> {
+    if n <= most {
+        return Ok(());
+    }
+    Err(ConfigError::at(key, format!("is {n}, at most {most} is possible")))
+}
+
+/// Refuses `heads` heads of `width` channels if all of them are wider than any layer.
+pub(crate) fn heads_fit(key: &str, heads: usize, width: usize) -> Result<(), ConfigError> {
+    if heads.checked_mul(width).is_some_and(|all| all <= MOST_WIDTH) {
+        return Ok(());
+    }
+    Err(ConfigError::at(key, format!("is {heads}: with {width} channels a head, more than {MOST_WIDTH} in all")))
+}
+
 /// Why a configuration is no model.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("{key}: {problem}")]
@@ -128,11 +149,16 @@ impl ModelConfig {
     /// # Errors
     /// Names the first key that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let positive = [("vocab_size", self.vocab_size), ("d_model", self.d_model), ("max_context", self.max_context)];
-        for (key, n) in positive {
+        let bounds = [
+            ("vocab_size", self.vocab_size, MOST_WIDTH),
+            ("d_model", self.d_model, MOST_WIDTH),
+            ("max_context", self.max_context, MOST_CONTEXT),
+        ];
+        for (key, n, most) in bounds {
             if n == 0 {
                 return Err(ConfigError::at(key, "is 0, at least 1 is needed"));
             }
+            at_most(key, n, most)?;
         }
         if self.layers.is_empty() {
             return Err(ConfigError::at("layers", "is empty, at least one layer is needed"));
@@ -147,11 +173,12 @@ impl ModelConfig {
                 MixerConfig::Gla(a) => a.check(&key)?,
                 MixerConfig::ShortConv(a) => a.check(&key)?,
             }
-            match layer.channel {
-                ChannelConfig::Glu { hidden: 0, .. } | ChannelConfig::Mlp { hidden: 0, .. } => {
-                    return Err(ConfigError::at(format!("layers.{i}.channel.hidden"), "is 0, at least 1 is needed"));
+            if let ChannelConfig::Glu { hidden, .. } | ChannelConfig::Mlp { hidden, .. } = layer.channel {
+                let key = format!("layers.{i}.channel.hidden");
+                if hidden == 0 {
+                    return Err(ConfigError::at(key, "is 0, at least 1 is needed"));
                 }
-                _ => {}
+                at_most(&key, hidden, MOST_WIDTH)?;
             }
         }
         Ok(())

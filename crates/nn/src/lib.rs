@@ -15,6 +15,7 @@ mod weights;
 
 pub use channels::Channel;
 pub use checkpoint::memwall::{ARCHITECTURE, CONFIG_KEY};
+pub use checkpoint::to_gguf::GgufForm;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Activation, ChannelConfig, ConfigError, LayerConfig, MixerConfig, ModelConfig};
 pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOperation, GatePosition, Granularity};

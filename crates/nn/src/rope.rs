@@ -71,6 +71,36 @@ pub enum RopeScaling {
     },
 }
 
+impl RopeScaling {
+    fn check(&self, key: &str) -> Result<(), ConfigError> {
+        let wrong = |name: &str, problem: String| Err(ConfigError::at(format!("{key}.{name}"), problem));
+        let (factor, original, low, high) = match *self {
+            RopeScaling::None => return Ok(()),
+            RopeScaling::Linear { factor } => (factor, 1, None, None),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => (
+                factor,
+                original,
+                Some(("low_freq_factor", low_freq_factor)),
+                Some(("high_freq_factor", high_freq_factor)),
+            ),
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow, .. } => {
+                (factor, original, Some(("beta_slow", beta_slow)), Some(("beta_fast", beta_fast)))
+            }
+        };
+        if !(factor > 0.0 && factor.is_finite()) {
+            return wrong("factor", format!("is {factor}, a number above 0 is needed"));
+        }
+        if original == 0 {
+            return wrong("original", "is 0, the context of the training is needed".into());
+        }
+        let (Some((low_name, low)), Some((high_name, high))) = (low, high) else { return Ok(()) };
+        if !(low > 0.0 && low < high && high.is_finite()) {
+            return wrong(low_name, format!("is {low}, a number above 0 and below {high_name} {high} is needed"));
+        }
+        Ok(())
+    }
+}
+
 impl Default for RopeConfig {
     fn default() -> RopeConfig {
         RopeConfig {
@@ -100,19 +130,7 @@ impl RopeConfig {
                 format!("is {}, a number above 0 is needed", self.theta),
             ));
         }
-        let factor = match self.scaling {
-            RopeScaling::None => return Ok(()),
-            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. } | RopeScaling::Yarn { factor, .. } => {
-                factor
-            }
-        };
-        if !(factor > 0.0 && factor.is_finite()) {
-            return Err(ConfigError::at(
-                format!("{key}.scaling.factor"),
-                format!("is {factor}, a number above 0 is needed"),
-            ));
-        }
-        Ok(())
+        self.scaling.check(&format!("{key}.scaling"))
     }
 
     /// Which channels make a pair.
@@ -156,11 +174,16 @@ impl RopeConfig {
     pub fn magnitude(&self) -> f64 {
         match self.scaling {
             RopeScaling::Yarn { factor, attention_factor, .. } => {
-                attention_factor.unwrap_or(if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 })
+                attention_factor.unwrap_or_else(|| yarn_magnitude(factor))
             }
             _ => 1.0,
         }
     }
+}
+
+/// YaRN's factor of cosines and sines for contexts that are `factor` times longer.
+pub(crate) fn yarn_magnitude(factor: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! For tests only: where the shared data sets are, and what a test does without them.
+//! For tests only: where the shared data sets are, what a test does without them, and tiny models with reference
+//! outputs ([`model_folder`]).
 //!
 //! Data sets are large, carry licences of their own, and are not part of the repository. A test
 //! that needs one asks [`data`] for it and returns when there is none:
@@ -14,6 +15,8 @@
 //! |---|---|
 //! | `MEMWALL_DATA` | the folder that holds the data sets; unset: tests that need one skip |
 //! | `MEMWALL_DATA_REQUIRED` | `1`: a test that would skip fails instead, so that "all passed" means all ran |
+
+pub mod model_folder;
 
 use std::{
     env,

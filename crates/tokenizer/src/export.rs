@@ -60,6 +60,29 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// Names tokens up to `tokens`, where a model has more logits than its vocabulary has tokens: readers take the length of
+    /// the list for the number of logits.
+    ///
+    /// # Errors
+    /// When the keys hold something else than [`Tokenizer::put_gguf_keys`] put there.
+    pub fn pad_gguf_vocabulary(metadata: &mut Metadata, tokens: usize) -> Result<(), TokenizerError> {
+        let mut names = metadata.require::<&[String]>("tokenizer.ggml.tokens")?.to_vec();
+        if names.len() >= tokens {
+            return Ok(());
+        }
+        let mut kinds = metadata.require::<&[i32]>("tokenizer.ggml.token_type")?.to_vec();
+        kinds.resize(tokens, TokenKind::Unused.id());
+        names.extend((names.len()..tokens).map(unused_name));
+        if let Some(scores) = metadata.find::<&[f32]>("tokenizer.ggml.scores")? {
+            let mut scores = scores.to_vec();
+            scores.resize(tokens, f32::MIN);
+            metadata.insert("tokenizer.ggml.scores", scores);
+        }
+        metadata.insert("tokenizer.ggml.tokens", names);
+        metadata.insert("tokenizer.ggml.token_type", kinds);
+        Ok(())
+    }
+
     fn put_byte_level(&self, metadata: &mut Metadata, json: &Value) -> Result<(), TokenizerError> {
         let refused = |why: String| Err(TokenizerError::Export(why));
         if json["model"]["type"] != "BPE" {
@@ -143,7 +166,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// The strings of the vocabulary by id; ids that no string has get one of their own.
 fn names(vocabulary: &Vocabulary, json: &Value) -> Vec<String> {
-    let mut names: Vec<String> = (0..vocabulary.len()).map(|id| format!("[UNUSED{id}]")).collect();
+    let mut names: Vec<String> = (0..vocabulary.len()).map(unused_name).collect();
     let pieces = json["model"]["vocab"].as_object().into_iter().flatten();
     let pieces = pieces.filter_map(|(name, id)| Some((name.as_str(), id.as_u64()?)));
     let added = json["added_tokens"].as_array().into_iter().flatten();
@@ -154,6 +177,10 @@ fn names(vocabulary: &Vocabulary, json: &Value) -> Vec<String> {
         }
     }
     names
+}
+
+fn unused_name(id: usize) -> String {
+    format!("[UNUSED{id}]")
 }
 
 /// A merge, written as `"a b"` or as `["a", "b"]`.

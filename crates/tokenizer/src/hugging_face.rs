@@ -1,9 +1,9 @@
-//! Tokenizers of Hugging Face folders: `tokenizer.json` through the `tokenizers` crate, and what the files beside it say
-//! of BOS, EOS, ends and the chat template.
+//! Tokenizers of Hugging Face folders: `tokenizer.json` through the `tokenizers` crate, or `tokenizer.model`, and what the
+//! files beside it say of BOS, EOS, ends and the chat template.
 
 use std::{
     borrow::Cow,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
@@ -19,6 +19,7 @@ use crate::{
     gguf::ends_by_name,
     merges,
     sentencepiece::{SPACE, byte_of_name},
+    sentencepiece_model::AddedToken,
     special::Specials,
     vocabulary::{TokenKind, Vocabulary},
 };
@@ -124,25 +125,40 @@ impl Parts {
     }
 }
 
+/// The files of a folder that hold a vocabulary, the preferred one first.
+pub(crate) const JSON: &str = "tokenizer.json";
+pub(crate) const SENTENCEPIECE: &str = "tokenizer.model";
+
 /// Ids beyond the number of tokens that a vocabulary may leave unused.
 const MAX_HOLES: usize = 1 << 20;
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in a folder, with `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `generation_config.json`, `config.json` and `chat_template.jinja` where they are.
+    /// Reads `tokenizer.json` in a folder, or `tokenizer.model` where there is none, with `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json`, `config.json` and `chat_template.jinja`
+    /// where they are.
     ///
     /// # Errors
-    /// When there is no `tokenizer.json`, or one of the files is damaged.
+    /// When there is neither, or one of the files is damaged.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Tokenizer, TokenizerError> {
         let folder = folder.as_ref();
-        let file = folder.join("tokenizer.json");
-        let Some(json) = read(&file)? else {
-            return Err(TokenizerError::Missing { place: folder.to_path_buf(), looked_for: "tokenizer.json".into() });
-        };
-        let mut tokenizer = Tokenizer::from_json(&file, &json)?;
         let beside = |name: &str| read_json(&folder.join(name));
         let config = beside("tokenizer_config.json")?;
-        tokenizer.roles.eos = None;
+        let (json, model) = (folder.join(JSON), folder.join(SENTENCEPIECE));
+        let mut tokenizer = if let Some(bytes) = read(&json)? {
+            let mut tokenizer = Tokenizer::from_json(&json, &bytes)?;
+            tokenizer.roles.eos = None;
+            tokenizer
+        } else if let Some(bytes) = read(&model)? {
+            let added = added_tokens(&config, &beside("added_tokens.json")?);
+            let mut tokenizer = Tokenizer::from_sentencepiece_bytes(&model, &bytes, added)?;
+            tokenizer.roles.add_bos = config["add_bos_token"].as_bool().unwrap_or(true);
+            tokenizer.roles.add_eos = config["add_eos_token"].as_bool().unwrap_or(false);
+            tokenizer.roles.ends = tokenizer.roles.eos.into_iter().chain(ends_by_name(&tokenizer.vocabulary)).collect();
+            tokenizer
+        } else {
+            let looked_for = format!("{JSON} or {SENTENCEPIECE}");
+            return Err(TokenizerError::Missing { place: folder.to_path_buf(), looked_for });
+        };
         tokenizer.take_roles(&[config.clone(), beside("special_tokens_map.json")?]);
         tokenizer.take_ends(&[beside("generation_config.json")?, beside("config.json")?]);
         tokenizer.guess_eos();
@@ -156,6 +172,11 @@ impl Tokenizer {
                 Some(ChatTemplate::new(&source, name_of(tokenizer.roles.bos), name_of(tokenizer.roles.eos))?);
         }
         Ok(tokenizer)
+    }
+
+    /// Whether a folder holds a tokenizer.
+    pub(crate) fn is_in(folder: &Path) -> bool {
+        [JSON, SENTENCEPIECE].iter().any(|name| folder.join(name).is_file())
     }
 
     /// Reads a `tokenizer.json` from its bytes; `file` is its name for messages. BOS, EOS and ends are those known by
@@ -245,6 +266,23 @@ impl Tokenizer {
         self.roles.eos = self.roles.eos.or(ends.first().copied());
         self.roles.ends.extend(ends);
     }
+}
+
+/// Tokens that `tokenizer_config.json` and `added_tokens.json` add, by id; what the first says of one counts.
+fn added_tokens(config: &Value, added: &Value) -> BTreeMap<u32, AddedToken> {
+    let mut tokens = BTreeMap::new();
+    for (content, id) in added.as_object().into_iter().flatten() {
+        if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            tokens.insert(id, AddedToken { content: content.clone(), special: true });
+        }
+    }
+    for (id, token) in config["added_tokens_decoder"].as_object().into_iter().flatten() {
+        if let (Ok(id), Some(content)) = (id.parse(), token["content"].as_str()) {
+            let special = token["special"].as_bool().unwrap_or(false);
+            tokens.insert(id, AddedToken { content: content.into(), special });
+        }
+    }
+    tokens
 }
 
 fn id_name(tokenizer: &Tokenizer, id: Option<u32>) -> Option<String> {

@@ -22,6 +22,7 @@ mod merges;
 mod open;
 mod pre_tokenizer;
 mod sentencepiece;
+mod sentencepiece_model;
 mod special;
 mod stream;
 pub mod train;

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use memwall_formats::{Container, ContainerFormat, gguf, mapped_file::MappedFile};
 
-use crate::{Tokenizer, TokenizerError};
+use crate::{
+    Tokenizer, TokenizerError,
+    hugging_face::{JSON, SENTENCEPIECE},
+};
 
 impl Tokenizer {
     /// The tokenizer of a model or of a vocabulary alone: a GGUF file, a folder or file of Hugging Face's, a llama2.c
@@ -16,7 +19,7 @@ impl Tokenizer {
         let path = path.as_ref();
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
         if path.is_dir() {
-            if path.join("tokenizer.json").is_file() {
+            if Tokenizer::is_in(path) {
                 return Tokenizer::from_folder(path);
             }
             return Tokenizer::from_container(&Container::open(path)?);
@@ -24,10 +27,13 @@ impl Tokenizer {
         if extension == "json" {
             let folder = path.parent().unwrap_or(Path::new(""));
             let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            if name == "tokenizer.json" || name.ends_with(".index.json") {
+            if name == JSON || name.ends_with(".index.json") {
                 return Tokenizer::from_folder(folder);
             }
             return Tokenizer::from_json(path, &MappedFile::open(path)?);
+        }
+        if path.file_name().is_some_and(|name| name == SENTENCEPIECE) {
+            return Tokenizer::from_folder(path.parent().unwrap_or(Path::new("")));
         }
         let file = MappedFile::open(path)?;
         if file.starts_with(gguf::MAGIC) || extension == "gguf" || extension == "safetensors" {

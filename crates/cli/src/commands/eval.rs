@@ -28,7 +28,7 @@ pub enum Task {
 /// Arguments of `memwall eval`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A GGUF or llama2.c file, or a folder with one; without it, the model that ships
+    /// A GGUF or llama2.c file, or a folder of Hugging Face's; without it, the model that ships
     model: Option<PathBuf>,
     /// What is measured
     #[arg(long, value_enum)]

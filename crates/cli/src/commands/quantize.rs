@@ -1,5 +1,6 @@
 //! `memwall quantize`: a model in another format, tensor by tensor, with the error of each.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,11 +8,14 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use memwall_formats::error::ErrorStatistics;
 use memwall_formats::gguf::{Metadata, TensorPlan, Writer};
-use memwall_formats::{Container, ContainerFormat, Dtype, Mix, MixModel, MixTensor, TensorInfo, format};
+use memwall_formats::{ContainerFormat, Dtype, Mix, MixModel, MixTensor, TensorInfo, format};
 use memwall_infer::Model;
+use memwall_nn::GgufForm;
 use memwall_store::format_size;
 use memwall_tokenizer::Tokenizer;
 use serde_json::{Value, json};
+
+use crate::load;
 
 /// Values of the rows that are converted at once.
 const PIECE: usize = 1 << 22;
@@ -19,7 +23,7 @@ const PIECE: usize = 1 << 22;
 /// Arguments of `memwall quantize`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A GGUF or llama2.c file, or a folder with one
+    /// A GGUF or llama2.c file, or a folder of Hugging Face's
     model: PathBuf,
     /// A mix such as Q4_K_M, or one format: F32, F16, BF16, Q8_0, Q6_K, Q5_0, …
     #[arg(long, value_name = "FORMAT", value_parser = mix)]
@@ -45,7 +49,7 @@ fn mix(name: &str) -> Result<Mix, String> {
 /// Converts the model.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Only models that run are converted: what is wrong with a file is found before anything is written.
-    let model = Model::open(&args.model)?;
+    let model = load::model(Some(&args.model))?;
     let container = model.container();
     let same = |path: &PathBuf| path.canonicalize().ok();
     for file in container.files() {
@@ -53,17 +57,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             bail!("{}: is being read; --output must be another file", args.output.display());
         }
     }
-    if let Some(tensor) = container.unsupported().first() {
-        bail!(
-            "{}: tensor {} is stored as {}, which memwall cannot read",
-            args.model.display(),
-            tensor.name,
-            tensor.stored_as
-        );
-    }
-    let tensors = container.tensors();
-    let formats = choose(args.format, &model);
-    let metadata = metadata(container, args.format)?;
+    let form = (container.format() == ContainerFormat::Safetensors).then(|| GgufForm::of(&model.checkpoint().config));
+    let tensors = tensors(&model, form.as_ref())?;
+    let mut metadata = metadata(&model, form.as_ref())?;
+    metadata.insert("general.file_type", args.format.file_type());
+    metadata.insert("general.quantization_version", 2u32);
+    let formats = choose(args.format, &metadata, &model, &tensors);
     let plans = tensors
         .iter()
         .zip(&formats)
@@ -82,10 +81,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if show {
             eprint!("\r{}/{} {:50}", number + 1, tensors.len(), tensor.name);
         }
-        let (bytes, statistics) = convert(container, tensor, dtype, threads, &mut writer)
+        let (bytes, statistics) = convert(tensor, dtype, threads, &mut writer)
             .with_context(|| format!("{}: tensor {}", args.model.display(), tensor.name))?;
         all = all.merge(statistics);
-        before += tensor.bytes;
+        before += tensor.stored.len() as u64;
         after += bytes;
         rows.push(json!({
             "name": tensor.name,
@@ -133,10 +132,66 @@ fn finite(x: f64) -> Option<f64> {
     x.is_finite().then_some(x)
 }
 
-/// The format of each tensor, in the order of the file.
-fn choose(mix: Mix, model: &Model) -> Vec<Dtype> {
+/// A tensor to write, and where its values are.
+struct Source<'a> {
+    /// Its name in the output.
+    name: String,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    stored: Cow<'a, [u8]>,
+    /// The form and memwall's name of the weight, where rows of it change places.
+    regrouped: Option<(&'a GgufForm<'a>, String)>,
+}
+
+/// The tensors of the output: those of a file that has GGUF's names already, or what `form` makes of a folder's.
+fn tensors<'a>(model: &'a Model, form: Option<&'a GgufForm<'a>>) -> anyhow::Result<Vec<Source<'a>>> {
     let container = model.container();
-    let m = container.metadata();
+    let stored = |t: &TensorInfo| Cow::Borrowed(container.bytes(t));
+    let Some(form) = form else {
+        if let Some(tensor) = container.unsupported().first() {
+            let (file, kind) = (container.path().display(), tensor.stored_as);
+            bail!("{file}: tensor {} is stored as {kind}, which memwall cannot read", tensor.name);
+        }
+        let plain = container.tensors().iter().map(|t| Source {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            dtype: t.dtype,
+            stored: stored(t),
+            regrouped: None,
+        });
+        return Ok(plain.collect());
+    };
+    let mut sources = Vec::new();
+    if let Some((name, factors)) = form.frequency_factors() {
+        sources.push(Source {
+            name: name.into(),
+            shape: vec![factors.len()],
+            dtype: Dtype::F32,
+            stored: Cow::Owned(factors.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            regrouped: None,
+        });
+    }
+    for (name, shape) in model.checkpoint().weights() {
+        let Some(tensor) = model.checkpoint().tensors.get(&name) else { bail!("weight {name} is missing") };
+        let mut source = Source {
+            name: form.name(&name),
+            shape,
+            dtype: tensor.dtype,
+            stored: stored(tensor),
+            regrouped: form.regroups(&name).then_some((form, name)),
+        };
+        if source.shape.len() == 1 && source.regrouped.is_some() {
+            // A bias has an element a row.
+            let regrouped = source.rows(0, &source.stored, tensor.dtype.block_bytes()).into_owned();
+            source = Source { stored: Cow::Owned(regrouped), regrouped: None, ..source };
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+/// The format of each tensor, in their order.
+fn choose(mix: Mix, m: &Metadata, model: &Model, tensors: &[Source<'_>]) -> Vec<Dtype> {
     let architecture = m.find::<&str>("general.architecture").ok().flatten().unwrap_or_default();
     let number = |key: &str| m.find::<u64>(&format!("{architecture}.{key}")).ok().flatten().map(|n| n as usize);
     let heads = number("attention.head_count").unwrap_or(1);
@@ -147,13 +202,9 @@ fn choose(mix: Mix, model: &Model) -> Vec<Dtype> {
         kv_heads: number("attention.head_count_kv").unwrap_or(heads),
         experts: number("expert_count").unwrap_or(0),
     };
-    let names: Vec<String> = container.tensors().iter().map(|t| gguf_name(&t.name)).collect();
-    let tensors: Vec<MixTensor<'_>> = container
-        .tensors()
-        .iter()
-        .zip(&names)
-        .map(|(t, name)| MixTensor { name, shape: &t.shape, stored: t.dtype })
-        .collect();
+    let names: Vec<String> = tensors.iter().map(|t| gguf_name(&t.name)).collect();
+    let tensors: Vec<MixTensor<'_>> =
+        tensors.iter().zip(&names).map(|(t, name)| MixTensor { name, shape: &t.shape, stored: t.dtype }).collect();
     mix.assign(&about, &tensors)
 }
 
@@ -183,17 +234,26 @@ fn gguf_name(name: &str) -> String {
     name
 }
 
-/// The file's keys, without those that are of its parts, with the format; the tokenizer's where they lay beside it.
-fn metadata(container: &Container, mix: Mix) -> anyhow::Result<Metadata> {
-    let mut metadata = container.metadata().clone();
+/// The file's keys, without those that are of its parts, or what `form` says of the model; the tokenizer's where they lay
+/// beside it.
+fn metadata(model: &Model, form: Option<&GgufForm<'_>>) -> anyhow::Result<Metadata> {
+    let container = model.container();
+    let mut metadata = match form {
+        Some(_) => Metadata::new(container.path()),
+        None => container.metadata().clone(),
+    };
     for key in ["split.no", "split.count", "split.tensors.count"] {
         metadata.remove(key);
     }
-    metadata.insert("general.file_type", mix.file_type());
-    metadata.insert("general.quantization_version", 2u32);
+    if let Some(form) = form {
+        form.put_keys(&mut metadata);
+    }
     if container.format() != ContainerFormat::Gguf {
         match Tokenizer::from_container(container) {
-            Ok(tokenizer) => tokenizer.put_gguf_keys(&mut metadata)?,
+            Ok(tokenizer) => {
+                tokenizer.put_gguf_keys(&mut metadata)?;
+                Tokenizer::pad_gguf_vocabulary(&mut metadata, model.checkpoint().config.vocab_size)?;
+            }
             Err(error) => eprintln!("memwall: warning: the output has no tokenizer: {error}"),
         }
     }
@@ -202,24 +262,24 @@ fn metadata(container: &Container, mix: Mix) -> anyhow::Result<Metadata> {
 
 /// Converts the rows of a tensor, a piece at a time, and writes them; its bytes and its error.
 fn convert(
-    container: &Container,
-    tensor: &TensorInfo,
+    tensor: &Source<'_>,
     to: Dtype,
     threads: usize,
     writer: &mut Writer,
 ) -> anyhow::Result<(u64, ErrorStatistics)> {
-    let stored = container.bytes(tensor);
-    if tensor.dtype == to {
-        writer.write(stored)?;
-        return Ok((tensor.bytes, ErrorStatistics::default()));
-    }
     let width = tensor.shape.last().copied().unwrap_or(1).max(1);
     let (Some(from_row), Some(to_row)) = (tensor.dtype.row_bytes(width), to.row_bytes(width)) else {
         bail!("rows of {width} values are no whole blocks");
     };
     let piece = (PIECE / width).max(1) * from_row;
     let (mut bytes, mut statistics) = (0, ErrorStatistics::default());
-    for stored in stored.chunks(piece) {
+    for (number, stored) in tensor.stored.chunks(piece).enumerate() {
+        let stored = tensor.rows(number * piece / from_row, stored, from_row);
+        if tensor.dtype == to {
+            writer.write(&stored)?;
+            bytes += stored.len() as u64;
+            continue;
+        }
         let rows = stored.len() / from_row;
         let (mut values, mut encoded) = (vec![0.0_f32; rows * width], vec![0; rows * to_row]);
         // Statistics are summed row by row, in order: they do not depend on the number of threads.
@@ -257,6 +317,19 @@ fn convert(
         bytes += encoded.len() as u64;
     }
     Ok((bytes, statistics))
+}
+
+impl Source<'_> {
+    /// The rows from `first` on that the output has where `stored` lies in the file.
+    fn rows<'b>(&'b self, first: usize, stored: &'b [u8], row_bytes: usize) -> Cow<'b, [u8]> {
+        let Some((form, name)) = &self.regrouped else { return Cow::Borrowed(stored) };
+        let mut rows = Vec::with_capacity(stored.len());
+        for row in first..first + stored.len() / row_bytes {
+            let from = form.source_row(name, row) * row_bytes;
+            rows.extend_from_slice(&self.stored[from..from + row_bytes]);
+        }
+        Cow::Owned(rows)
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const LOGIT_ROWS: usize = 32;
 /// Arguments of `memwall run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A GGUF or llama2.c file, or a folder with one; without it, the model that ships
+    /// A GGUF or llama2.c file, or a folder of Hugging Face's; without it, the model that ships
     model: Option<PathBuf>,
     /// The text to continue; without it, a conversation if standard input is a terminal, else standard input
     prompt: Option<String>,

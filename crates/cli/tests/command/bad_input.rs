@@ -17,16 +17,64 @@ fn a_file_that_is_missing_or_no_model_is_named() {
     refused(&["show", text(&folder.path().join("empty.bin"))], &["empty.bin"]);
 }
 
+/// Pseudo-random numbers below `most`.
+fn numbers(most: usize) -> impl Iterator<Item = usize> {
+    let step =
+        |state: &u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+    std::iter::successors(Some(1_u64), step).skip(1).map(move |state| (state >> 33) as usize % most)
+}
+
 #[test]
 fn a_file_cut_anywhere_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new().write(folder.path());
     let whole = fs::read(&path).unwrap();
     let cut = folder.path().join("cut.gguf");
-    for part in 0..24 {
-        fs::write(&cut, &whole[..whole.len() * part / 24]).unwrap();
+    for length in numbers(whole.len()).take(200) {
+        fs::write(&cut, &whole[..length]).unwrap();
         refused(&["run", text(&cut), "--token-ids", "1", "-n", "1", "--json"], &["cut.gguf"]);
     }
+}
+
+#[test]
+fn a_byte_flipped_in_the_header_gives_a_model_or_an_error_that_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new().write(folder.path());
+    let whole = fs::read(&path).unwrap();
+    let name = b"output_norm.weight";
+    // The last description: its name, dimensions, type and offset.
+    let header = whole.windows(name.len()).rposition(|w| w == name).unwrap() + name.len() + 4 + 8 + 4 + 8;
+    let flipped = folder.path().join("flipped.gguf");
+    let mut refusals = 0;
+    for (at, bit) in numbers(header).zip(numbers(8).skip(1)).take(200) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << bit;
+        fs::write(&flipped, &bytes).unwrap();
+        let output = memwall(&["run", text(&flipped), "--token-ids", "1", "-n", "1", "--json"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "byte {at}, bit {bit}: {said}");
+        match output.status.code() {
+            Some(0) => {}
+            Some(2) => {
+                refusals += 1;
+                assert!(said.contains("flipped.gguf") || said.contains("context"), "byte {at}, bit {bit}: {said}");
+            }
+            other => panic!("byte {at}, bit {bit}: exit {other:?}: {said}"),
+        }
+    }
+    assert!(refusals >= 20, "{refusals} of 200 were refused");
+}
+
+#[test]
+fn tensors_that_share_bytes_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new().write(folder.path());
+    let mut bytes = fs::read(&path).unwrap();
+    let name = b"output_norm.weight";
+    let offset = bytes.windows(name.len()).rposition(|w| w == name).unwrap() + name.len() + 4 + 8 + 4;
+    bytes[offset..offset + 8].fill(0);
+    fs::write(&path, bytes).unwrap();
+    refused(&["run", text(&path), "--token-ids", "1"], &["tiny.gguf", "output_norm.weight", "token_embd.weight"]);
 }
 
 #[test]
@@ -41,7 +89,7 @@ fn what_is_wrong_in_a_model_is_named() {
     run(&tiny, &["tiny.gguf", "lama", "qwen3"]);
     let mut tiny = Tiny::new();
     tiny.tensors.retain(|t| t.name != "blk.0.ffn_up.weight");
-    run(&tiny, &["tiny.gguf", "mlp.up_proj"]);
+    run(&tiny, &["tiny.gguf", "blk.0.ffn_up.weight", "[64, 32]"]);
     let mut tiny = Tiny::new();
     tiny.tensor("blk.0.attn_v.weight").shape = vec![8, 32];
     run(&tiny, &["blk.0.attn_v.weight", "[8, 32]", "[16, 32]"]);

@@ -1,6 +1,8 @@
 //! The command from outside: its contracts, and what it says of bad input.
 
+mod bad_folder;
 mod bad_input;
+mod folder;
 mod golden;
 mod tiny;
 

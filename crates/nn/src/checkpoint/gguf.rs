@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use memwall_formats::gguf::Metadata;
 use memwall_formats::{Container, TensorInfo};
 
+use super::naming::GGUF;
 use super::{Checkpoint, CheckpointError};
 use crate::config::{ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
 use crate::mixers::attention::AttentionConfig;
-use crate::rope::{RopeConfig, RopeScaling};
+use crate::rope::{RopeConfig, RopeScaling, yarn_magnitude};
 
 /// The architectures, as errors name them.
 pub const KNOWN: &str = "llama (Llama 2 and 3, Mistral), qwen2, qwen3 and memwall";
@@ -33,9 +34,10 @@ pub fn open(container: &Container) -> Result<Checkpoint, CheckpointError> {
             return Err(CheckpointError::Architecture { file, found: other.into(), known: KNOWN });
         }
     };
-    let tensors = rename(container);
+    let tensors: BTreeMap<String, TensorInfo> =
+        container.tensors().iter().map(|t| (GGUF.ours(&t.name), t.clone())).collect();
     let config = config(m, arch, &family, &tensors)?;
-    Ok(Checkpoint { config, tensors })
+    Ok(Checkpoint { config, tensors, unread: Vec::new(), naming: &GGUF })
 }
 
 fn number(m: &Metadata, key: &str) -> Result<Option<usize>, CheckpointError> {
@@ -89,12 +91,15 @@ fn config(
         window: number(m, &key("attention.sliding_window"))?.filter(|&w| w > 0),
         qk_norm: family.qk_norm,
         qk_norm_eps: norm_eps,
-        qkv_bias: family.qkv_bias,
+        // The llama architecture leaves it to the file whether there are biases.
+        qkv_bias: family.qkv_bias || tensors.contains_key("model.layers.0.self_attn.q_proj.bias"),
+        o_bias: tensors.contains_key("model.layers.0.self_attn.o_proj.bias"),
         ..AttentionConfig::new(heads, kv_heads, head_dim)
     };
+    let bias = tensors.contains_key("model.layers.0.mlp.up_proj.bias");
     let layer = LayerConfig {
         mixer: MixerConfig::Attention(attention),
-        channel: ChannelConfig::Glu { hidden, activation: Default::default(), bias: false },
+        channel: ChannelConfig::Glu { hidden, activation: Default::default(), bias },
     };
     // A tensor table bounds what a header may ask for.
     if layers > tensors.len() {
@@ -125,43 +130,12 @@ fn scaling(m: &Metadata, arch: &str) -> Result<RopeScaling, CheckpointError> {
             original: needed(m, &key("original_context_length"))?,
             beta_fast: m.find::<f64>(&key("yarn_beta_fast"))?.unwrap_or(32.0),
             beta_slow: m.find::<f64>(&key("yarn_beta_slow"))?.unwrap_or(1.0),
-            attention_factor: m.find::<f64>(&key("attn_factor"))?,
+            // GGUF's factor comes on top of YaRN's own.
+            attention_factor: match m.find::<f64>(&key("attn_factor"))? {
+                Some(own) => Some(own * yarn_magnitude(factor()?)),
+                None => None,
+            },
         }),
         Some(other) => Err(m.wrong(&key("type"), format!("is {other:?}; none, linear and yarn are known")).into()),
     }
-}
-
-fn rename(container: &Container) -> BTreeMap<String, TensorInfo> {
-    container.tensors().iter().map(|t| (weight_name(&t.name), t.clone())).collect()
-}
-
-/// memwall's name of a GGUF tensor: Hugging Face's.
-fn weight_name(name: &str) -> String {
-    let top = [("token_embd.", "model.embed_tokens."), ("output_norm.", "model.norm."), ("output.", "lm_head.")];
-    for (gguf, ours) in top {
-        if let Some(rest) = name.strip_prefix(gguf) {
-            return format!("{ours}{rest}");
-        }
-    }
-    let parts = [
-        ("attn_norm.", "input_layernorm."),
-        ("ffn_norm.", "post_attention_layernorm."),
-        ("attn_q.", "self_attn.q_proj."),
-        ("attn_k.", "self_attn.k_proj."),
-        ("attn_v.", "self_attn.v_proj."),
-        ("attn_output.", "self_attn.o_proj."),
-        ("attn_q_norm.", "self_attn.q_norm."),
-        ("attn_k_norm.", "self_attn.k_norm."),
-        ("ffn_gate.", "mlp.gate_proj."),
-        ("ffn_up.", "mlp.up_proj."),
-        ("ffn_down.", "mlp.down_proj."),
-    ];
-    if let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-        for (gguf, ours) in parts {
-            if let Some(rest) = part.strip_prefix(gguf) {
-                return format!("model.layers.{layer}.{ours}{rest}");
-            }
-        }
-    }
-    name.to_string()
 }

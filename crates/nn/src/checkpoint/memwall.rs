@@ -4,6 +4,7 @@
 
 use memwall_formats::Container;
 
+use super::naming::OWN;
 use super::{Checkpoint, CheckpointError};
 use crate::config::ModelConfig;
 
@@ -22,5 +23,5 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
     let config: ModelConfig = serde_json::from_str(m.require::<&str>(CONFIG_KEY)?)
         .map_err(|error| m.wrong(CONFIG_KEY, format!("is no configuration of a model: {error}")))?;
     let tensors = container.tensors().iter().map(|t| (t.name.clone(), t.clone())).collect();
-    Ok(Checkpoint { config, tensors })
+    Ok(Checkpoint { config, tensors, unread: Vec::new(), naming: &OWN })
 }

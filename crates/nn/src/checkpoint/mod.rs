@@ -1,14 +1,21 @@
 //! Models in files: from a container's own configuration and tensor names to a [`ModelConfig`] and its weights.
 
 mod gguf;
+mod hugging_face;
 pub(crate) mod memwall;
+mod naming;
+pub(crate) mod to_gguf;
+mod weights;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use memwall_formats::{Container, ContainerFormat, Dtype, FileError, TensorInfo};
+use memwall_formats::{Container, ContainerFormat, Dtype, FileError, TensorInfo, UnsupportedTensor};
+use memwall_graph::GraphError;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::weights::WeightTypes;
+use naming::Naming;
 
 /// Why a file is no model that can run.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +52,24 @@ pub enum CheckpointError {
         /// The shape that is needed.
         shape: Vec<usize>,
     },
+    /// A weight is stored in a type that layers do not compute with.
+    #[error("{file}: tensor {name} is stored as {found}; weights in F32, F16, BF16 or a block format are needed")]
+    Type {
+        /// The file.
+        file: String,
+        /// The tensor's name in the file.
+        name: String,
+        /// The type.
+        found: &'static str,
+    },
+    /// The layers of the configuration do not fit each other.
+    #[error("{file}: {error}")]
+    Graph {
+        /// The file.
+        file: String,
+        /// Which operator, and why.
+        error: GraphError,
+    },
     /// A weight has another shape than the configuration asks for.
     #[error("{file}: tensor {name} has shape {found:?}; the configuration asks for {shape:?}")]
     Shape {
@@ -66,6 +91,9 @@ pub struct Checkpoint {
     pub config: ModelConfig,
     /// memwall's weight names and the tensors that hold them.
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// Keys of `config.json` that memwall does not know, and which may ask for something that it does not do.
+    pub unread: Vec<String>,
+    naming: &'static Naming,
 }
 
 impl Checkpoint {
@@ -77,17 +105,42 @@ impl Checkpoint {
         let checkpoint = match container.format() {
             ContainerFormat::Gguf if memwall::is(container) => memwall::open(container)?,
             ContainerFormat::Gguf | ContainerFormat::Llama2c => gguf::open(container)?,
-            ContainerFormat::Safetensors => {
-                return Err(CheckpointError::Architecture {
-                    file: container.path().display().to_string(),
-                    found: "safetensors".into(),
-                    known: gguf::KNOWN,
-                });
-            }
+            ContainerFormat::Safetensors => hugging_face::open(container)?,
         };
-        let file = || container.path().display().to_string();
-        checkpoint.config.check().map_err(|error| CheckpointError::Config { file: file(), error })?;
+        checkpoint.check(container.path(), container.unsupported())?;
         Ok(checkpoint)
+    }
+
+    /// What [`Checkpoint::open`] reads of a Hugging Face folder, when the `config.json` called `file` holds `json` and the
+    /// files beside it `tensors`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_config_json(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<Checkpoint, CheckpointError> {
+        let checkpoint = hugging_face::read(file, json, tensors)?;
+        checkpoint.check(file, &[])?;
+        Ok(checkpoint)
+    }
+
+    /// Checks the configuration, and that each weight that it asks for is there.
+    fn check(&self, file: &Path, unsupported: &[UnsupportedTensor]) -> Result<(), CheckpointError> {
+        let file = file.display().to_string();
+        self.config.check().map_err(|error| CheckpointError::Config { file: file.clone(), error })?;
+        weights::check(self, &file, unsupported)
+    }
+
+    /// Names and shapes of the weights that the model asks for, in the order in which they serve.
+    pub fn weights(&self) -> Vec<(String, Vec<usize>)> {
+        // Opening has built the same graph.
+        weights::wanted(&self.config).unwrap_or_default()
+    }
+
+    /// The name that the file gives the weight `name`.
+    pub fn name_in_file(&self, name: &str) -> String {
+        match self.tensors.get(name) {
+            Some(tensor) => tensor.name.clone(),
+            None => self.naming.theirs(name),
+        }
     }
 
     /// The storage formats of the weight matrices.

@@ -11,7 +11,7 @@ use memwall_kernels::gemm::Compute;
 use serde::{Deserialize, Serialize};
 
 use super::{Form, Mixer};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, heads_fit};
 use crate::layers::{linear, rms_norm};
 use crate::rope::RopeConfig;
 use crate::sequences::Sequences;
@@ -165,6 +165,7 @@ impl AttentionConfig {
             let problem = format!("is {}, which is no multiple of kv_heads {}", self.heads, self.kv_heads);
             return Err(ConfigError::at(format!("{key}.heads"), problem));
         }
+        heads_fit(&format!("{key}.heads"), self.heads, self.head_dim)?;
         if self.window == Some(0) {
             return Err(ConfigError::at(format!("{key}.window"), "is 0, at least 1 is needed"));
         }

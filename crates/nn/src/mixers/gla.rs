@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::short_conv::depthwise;
 use super::{Form, Mixer};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, MOST_WIDTH, at_most, heads_fit};
 use crate::layers::{linear, rms_norm};
 use crate::sequences::{Kept, Sequences};
 use crate::weights::WeightTypes;
@@ -115,6 +115,8 @@ impl GlaConfig {
                 return Err(ConfigError::at(format!("{key}.{name}"), "is 0, at least 1 is needed"));
             }
         }
+        heads_fit(&format!("{key}.heads"), self.heads, self.key_width.max(self.value_width))?;
+        at_most(&format!("{key}.gate_low_rank"), self.gate_low_rank, MOST_WIDTH)?;
         if !self.heads.is_multiple_of(self.kv_heads()) {
             let problem = format!("is {}, which is no multiple of kv_heads {}", self.heads, self.kv_heads());
             return Err(ConfigError::at(format!("{key}.heads"), problem));

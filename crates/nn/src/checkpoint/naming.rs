@@ -1,0 +1,93 @@
+//! Names of weights: memwall's, which are Hugging Face's for Llama, and those of other conventions.
+
+/// A convention, as pairs of prefixes: memwall's and the convention's.
+#[derive(Debug)]
+pub(crate) struct Naming {
+    /// Weights outside the layers.
+    top: &'static [(&'static str, &'static str)],
+    /// What stands before the number of a layer; memwall has [`LAYERS`].
+    layers: &'static str,
+    /// Weights of a layer. Of several names for one weight, the first is the one to write.
+    layer: &'static [(&'static str, &'static str)],
+}
+
+const LAYERS: &str = "model.layers.";
+
+/// memwall's own.
+pub(crate) const OWN: Naming = Naming { top: &[], layers: LAYERS, layer: &[] };
+
+/// GGUF's for Llama-like families.
+pub(crate) const GGUF: Naming = Naming {
+    top: &[("model.embed_tokens.", "token_embd."), ("model.norm.", "output_norm."), ("lm_head.", "output.")],
+    layers: "blk.",
+    layer: &[
+        ("input_layernorm.", "attn_norm."),
+        ("post_attention_layernorm.", "ffn_norm."),
+        ("self_attn.q_proj.", "attn_q."),
+        ("self_attn.k_proj.", "attn_k."),
+        ("self_attn.v_proj.", "attn_v."),
+        ("self_attn.o_proj.", "attn_output."),
+        ("self_attn.q_norm.", "attn_q_norm."),
+        ("self_attn.k_norm.", "attn_k_norm."),
+        ("mlp.gate_proj.", "ffn_gate."),
+        ("mlp.up_proj.", "ffn_up."),
+        ("mlp.down_proj.", "ffn_down."),
+    ],
+};
+
+impl Naming {
+    /// memwall's name of the convention's `name`; a name that the convention does not know is kept.
+    pub(crate) fn ours(&self, name: &str) -> String {
+        self.replaced(name, (self.layers, LAYERS), |&(ours, theirs)| (theirs, ours))
+    }
+
+    /// The convention's name of memwall's `name`.
+    pub(crate) fn theirs(&self, name: &str) -> String {
+        self.replaced(name, (LAYERS, self.layers), |&(ours, theirs)| (ours, theirs))
+    }
+
+    fn replaced(
+        &self,
+        name: &str,
+        (from_layers, to_layers): (&str, &str),
+        turn: impl Fn(&(&'static str, &'static str)) -> (&'static str, &'static str),
+    ) -> String {
+        let replace = |name: &str, pairs: &'static [(&'static str, &'static str)]| {
+            pairs.iter().map(&turn).find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
+        };
+        if let Some((layer, part)) = name.strip_prefix(from_layers).and_then(|rest| rest.split_once('.')) {
+            let part = replace(part, self.layer).unwrap_or_else(|| part.to_string());
+            return format!("{to_layers}{layer}.{part}");
+        }
+        replace(name, self.top).unwrap_or_else(|| name.to_string())
+    }
+
+    /// A convention of Hugging Face's files, whose layers are numbered as memwall's.
+    pub(crate) const fn of_folder(
+        top: &'static [(&'static str, &'static str)],
+        layer: &'static [(&'static str, &'static str)],
+    ) -> Naming {
+        Naming { top, layers: LAYERS, layer }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_there_and_back() {
+        for (ours, gguf) in [
+            ("model.embed_tokens.weight", "token_embd.weight"),
+            ("model.norm.weight", "output_norm.weight"),
+            ("lm_head.weight", "output.weight"),
+            ("model.layers.12.self_attn.q_proj.bias", "blk.12.attn_q.bias"),
+            ("model.layers.0.self_attn.q_norm.weight", "blk.0.attn_q_norm.weight"),
+            ("rope_freqs.weight", "rope_freqs.weight"),
+        ] {
+            assert_eq!(GGUF.theirs(ours), gguf);
+            assert_eq!(GGUF.ours(gguf), ours);
+            assert_eq!(OWN.ours(ours), ours);
+        }
+    }
+}
