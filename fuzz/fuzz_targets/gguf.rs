@@ -10,7 +10,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(header) = bounded(bytes.len(), || memwall_formats::gguf::parse(Path::new("fuzz.gguf"), bytes)) {
         for tensor in &header.tensors {
             assert!(tensor.bytes == 0 || tensor.offset + tensor.bytes <= bytes.len() as u64);
-            assert_eq!(tensor.elements() / tensor.dtype.block_len() * tensor.dtype.block_bytes(), tensor.bytes as usize);
+            assert_eq!(
+                tensor.elements() / tensor.dtype.block_len() * tensor.dtype.block_bytes(),
+                tensor.bytes as usize
+            );
         }
     }
 });

@@ -7,7 +7,9 @@ use libfuzzer_sys::fuzz_target;
 use memwall_fuzz::bounded;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(header) = bounded(bytes.len(), || memwall_formats::safetensors::parse(Path::new("fuzz.safetensors"), bytes)) {
+    if let Ok(header) =
+        bounded(bytes.len(), || memwall_formats::safetensors::parse(Path::new("fuzz.safetensors"), bytes))
+    {
         for tensor in &header.tensors {
             assert!(tensor.offset + tensor.bytes <= bytes.len() as u64);
             assert_eq!(tensor.elements() * tensor.dtype.block_bytes(), tensor.bytes as usize);

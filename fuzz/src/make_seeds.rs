@@ -82,6 +82,21 @@ fn main() {
         let seed = folder("config_json").join(format!("{family}.json"));
         fs::copy(fixtures.join(family).join("config.json"), seed).expect("the seed can be written");
     }
+    // The messages of SentencePiece's file: pieces, a trainer whose model_type is BPE, a normalizer that keeps spaces.
+    let piece = |text: &str, score: f32, kind: u8| {
+        let inside =
+            [&[0x0a, text.len() as u8], text.as_bytes(), &[0x15], &score.to_le_bytes(), &[0x18, kind]].concat();
+        [&[0x0a, inside.len() as u8], &inside[..]].concat()
+    };
+    let pieces =
+        [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("<0x62>", 0.0, 6), ("▁", -3.0, 1), ("a", -2.0, 1)];
+    let mut model: Vec<u8> = pieces.into_iter().flat_map(|(text, score, kind)| piece(text, score, kind)).collect();
+    model.extend(piece("▁a", -1.0, 1));
+    model.extend([0x12, 2, 0x18, 2, 0x1a, 2, 0x20, 0]);
+    memwall_tokenizer::Tokenizer::from_sentencepiece_bytes(Path::new("seed"), &model)
+        .expect("the seed is a vocabulary");
+    fs::write(folder("tokenizer_model").join("bpe.model"), model).expect("the seed can be written");
+
     let template = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[' + m['content'].strip() + ']' }}{% else %}{{ raise_exception('no') }}{% endif %}{% endfor %}";
     fs::write(folder("chat_template").join("template.jinja"), template).expect("the seed can be written");
 }

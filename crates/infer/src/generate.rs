@@ -45,7 +45,7 @@ pub struct Generated {
     pub decode: Duration,
     /// Steps after the prompt.
     pub steps: usize,
-    /// Logits that are not a number came up.
+    /// Logits that are not finite came up.
     pub not_finite: bool,
 }
 
@@ -108,7 +108,8 @@ pub fn generate(
         if limits.stop.load(Ordering::Relaxed) {
             break Finish::Stopped;
         }
-        not_finite |= logits.first().is_some_and(|x| x.is_nan());
+        // Without an early end, so that it runs as wide as the registers are.
+        not_finite |= logits.iter().fold(false, |found, x| found | !x.is_finite());
         let token = sampler.sample(logits, &all);
         if tokenizer.is_some_and(|t| t.is_end(token)) {
             break Finish::End(token);

@@ -150,7 +150,7 @@ impl Tokenizer {
             tokenizer
         } else if let Some(bytes) = read(&model)? {
             let added = added_tokens(&config, &beside("added_tokens.json")?);
-            let mut tokenizer = Tokenizer::from_sentencepiece_bytes(&model, &bytes, added)?;
+            let mut tokenizer = Tokenizer::from_sentencepiece_and_added(&model, &bytes, added)?;
             tokenizer.roles.add_bos = config["add_bos_token"].as_bool().unwrap_or(true);
             tokenizer.roles.add_eos = config["add_eos_token"].as_bool().unwrap_or(false);
             tokenizer.roles.ends = tokenizer.roles.eos.into_iter().chain(ends_by_name(&tokenizer.vocabulary)).collect();

