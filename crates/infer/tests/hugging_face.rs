@@ -78,3 +78,24 @@ fn half_precision_weights_give_the_reference_up_to_their_rounding() -> Result<()
     }
     Ok(())
 }
+
+#[test]
+fn a_header_of_any_length_gives_the_same_logits() -> Result<(), InferError> {
+    let reference = ModelFolder::read("llama");
+    for stored in [Stored::F32, Stored::BF16] {
+        let folder = tempfile::tempdir()?;
+        reference.write(folder.path(), stored, 1);
+        let file = folder.path().join("model.safetensors");
+        let whole = std::fs::read(&file)?;
+        let want = logits(folder.path(), &reference)?;
+        let length = u64::from_le_bytes(*whole.first_chunk().expect("8 bytes"));
+        for spaces in 1..4_usize {
+            // JSON may end in spaces; the format asks for no alignment.
+            let (header, data) = whole[8..].split_at(length as usize);
+            let longer = (length + spaces as u64).to_le_bytes();
+            std::fs::write(&file, [&longer, header, &b"   "[..spaces], data].concat())?;
+            assert_eq!(logits(folder.path(), &reference)?, want, "{stored:?}, {spaces} spaces");
+        }
+    }
+    Ok(())
+}

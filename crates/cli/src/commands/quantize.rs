@@ -1,6 +1,7 @@
 //! `memwall quantize`: a model in another format, tensor by tensor, with the error of each.
 
-use std::borrow::Cow;
+mod sources;
+
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,14 +9,14 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use memwall_formats::error::ErrorStatistics;
 use memwall_formats::gguf::{Metadata, TensorPlan, Writer};
-use memwall_formats::{ContainerFormat, Dtype, Mix, MixModel, MixTensor, TensorInfo, format};
+use memwall_formats::{ContainerFormat, Dtype, Mix, MixModel, MixTensor, format};
 use memwall_infer::Model;
 use memwall_nn::GgufForm;
 use memwall_store::format_size;
-use memwall_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::load;
+use sources::{Source, metadata, tensors};
 
 /// Values of the rows that are converted at once.
 const PIECE: usize = 1 << 22;
@@ -132,64 +133,6 @@ fn finite(x: f64) -> Option<f64> {
     x.is_finite().then_some(x)
 }
 
-/// A tensor to write, and where its values are.
-struct Source<'a> {
-    /// Its name in the output.
-    name: String,
-    shape: Vec<usize>,
-    dtype: Dtype,
-    stored: Cow<'a, [u8]>,
-    /// The form and memwall's name of the weight, where rows of it change places.
-    regrouped: Option<(&'a GgufForm<'a>, String)>,
-}
-
-/// The tensors of the output: those of a file that has GGUF's names already, or what `form` makes of a folder's.
-fn tensors<'a>(model: &'a Model, form: Option<&'a GgufForm<'a>>) -> anyhow::Result<Vec<Source<'a>>> {
-    let container = model.container();
-    let stored = |t: &TensorInfo| Cow::Borrowed(container.bytes(t));
-    let Some(form) = form else {
-        if let Some(tensor) = container.unsupported().first() {
-            let (file, kind) = (container.path().display(), tensor.stored_as);
-            bail!("{file}: tensor {} is stored as {kind}, which memwall cannot read", tensor.name);
-        }
-        let plain = container.tensors().iter().map(|t| Source {
-            name: t.name.clone(),
-            shape: t.shape.clone(),
-            dtype: t.dtype,
-            stored: stored(t),
-            regrouped: None,
-        });
-        return Ok(plain.collect());
-    };
-    let mut sources = Vec::new();
-    if let Some((name, factors)) = form.frequency_factors() {
-        sources.push(Source {
-            name: name.into(),
-            shape: vec![factors.len()],
-            dtype: Dtype::F32,
-            stored: Cow::Owned(factors.iter().flat_map(|x| x.to_le_bytes()).collect()),
-            regrouped: None,
-        });
-    }
-    for (name, shape) in model.checkpoint().weights() {
-        let Some(tensor) = model.checkpoint().tensors.get(&name) else { bail!("weight {name} is missing") };
-        let mut source = Source {
-            name: form.name(&name),
-            shape,
-            dtype: tensor.dtype,
-            stored: stored(tensor),
-            regrouped: form.regroups(&name).then_some((form, name)),
-        };
-        if source.shape.len() == 1 && source.regrouped.is_some() {
-            // A bias has an element a row.
-            let regrouped = source.rows(0, &source.stored, tensor.dtype.block_bytes()).into_owned();
-            source = Source { stored: Cow::Owned(regrouped), regrouped: None, ..source };
-        }
-        sources.push(source);
-    }
-    Ok(sources)
-}
-
 /// The format of each tensor, in their order.
 fn choose(mix: Mix, m: &Metadata, model: &Model, tensors: &[Source<'_>]) -> Vec<Dtype> {
     let architecture = m.find::<&str>("general.architecture").ok().flatten().unwrap_or_default();
@@ -232,32 +175,6 @@ fn gguf_name(name: &str) -> String {
         }
     }
     name
-}
-
-/// The file's keys, without those that are of its parts, or what `form` says of the model; the tokenizer's where they lay
-/// beside it.
-fn metadata(model: &Model, form: Option<&GgufForm<'_>>) -> anyhow::Result<Metadata> {
-    let container = model.container();
-    let mut metadata = match form {
-        Some(_) => Metadata::new(container.path()),
-        None => container.metadata().clone(),
-    };
-    for key in ["split.no", "split.count", "split.tensors.count"] {
-        metadata.remove(key);
-    }
-    if let Some(form) = form {
-        form.put_keys(&mut metadata);
-    }
-    if container.format() != ContainerFormat::Gguf {
-        match Tokenizer::from_container(container) {
-            Ok(tokenizer) => {
-                tokenizer.put_gguf_keys(&mut metadata)?;
-                Tokenizer::pad_gguf_vocabulary(&mut metadata, model.checkpoint().config.vocab_size)?;
-            }
-            Err(error) => eprintln!("memwall: warning: the output has no tokenizer: {error}"),
-        }
-    }
-    Ok(metadata)
 }
 
 /// Converts the rows of a tensor, a piece at a time, and writes them; its bytes and its error.
@@ -317,19 +234,6 @@ fn convert(
         bytes += encoded.len() as u64;
     }
     Ok((bytes, statistics))
-}
-
-impl Source<'_> {
-    /// The rows from `first` on that the output has where `stored` lies in the file.
-    fn rows<'b>(&'b self, first: usize, stored: &'b [u8], row_bytes: usize) -> Cow<'b, [u8]> {
-        let Some((form, name)) = &self.regrouped else { return Cow::Borrowed(stored) };
-        let mut rows = Vec::with_capacity(stored.len());
-        for row in first..first + stored.len() / row_bytes {
-            let from = form.source_row(name, row) * row_bytes;
-            rows.extend_from_slice(&self.stored[from..from + row_bytes]);
-        }
-        Cow::Owned(rows)
-    }
 }
 
 #[cfg(test)]

@@ -139,3 +139,25 @@ fn scaling(m: &Metadata, arch: &str) -> Result<RopeScaling, CheckpointError> {
         Some(other) => Err(m.wrong(&key("type"), format!("is {other:?}; none, linear and yarn are known")).into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ggufs_attention_factor_multiplies_yarns_own() {
+        let mut m = Metadata::new("m.gguf");
+        m.insert("llama.rope.scaling.type", "yarn");
+        m.insert("llama.rope.scaling.factor", 4.0_f32);
+        m.insert("llama.rope.scaling.original_context_length", 64_u32);
+        let magnitude = |m: &Metadata| {
+            let rope = RopeConfig { scaling: scaling(m, "llama").expect("yarn"), ..RopeConfig::default() };
+            rope.magnitude()
+        };
+        assert_eq!(magnitude(&m), 0.1 * 4.0_f64.ln() + 1.0);
+        m.insert("llama.rope.scaling.attn_factor", 0.5_f32);
+        assert_eq!(magnitude(&m), 0.5 * (0.1 * 4.0_f64.ln() + 1.0));
+        m.insert("llama.rope.scaling.type", "longrope");
+        assert!(scaling(&m, "llama").expect_err("unknown").to_string().contains("longrope"));
+    }
+}
