@@ -105,6 +105,22 @@ impl<'a> Io<'a> {
         unsafe { std::slice::from_raw_parts_mut(s.ptr.cast::<T>(), s.bytes() / size_of::<T>()) }
     }
 
+    /// The elements of output `output`, which begin as those of input `input`: its own memory or a copy.
+    ///
+    /// # Panics
+    /// As [`Io::output`], or if the sizes differ.
+    pub fn output_from<T: Pod>(&self, output: usize, input: usize) -> &'a mut [T] {
+        let (from, to) = (&self.inputs[input], &self.outputs[output]);
+        if from.ptr != to.ptr {
+            let from = self.input::<T>(input);
+            let to = self.output::<T>(output);
+            to.copy_from_slice(from);
+            return to;
+        }
+        assert_eq!(from.bytes(), to.bytes(), "an output in the memory of an input");
+        self.output(output)
+    }
+
     /// The bytes of output `i`, whatever its element type.
     ///
     /// # Panics

@@ -45,34 +45,27 @@ fn counted(targets: &[i32]) -> f64 {
     targets.iter().filter(|t| **t != IGNORE).count() as f64
 }
 
-/// Gradient of the mean with respect to the logits, times `d_loss`.
+/// Turns logits [N, V] into the gradient of the mean with respect to them, times `d_loss`.
 ///
 /// # Panics
 /// As [`cross_entropy`].
-pub fn cross_entropy_backward<T: Real>(
-    pool: &Pool,
-    logits: &[T],
-    targets: &[i32],
-    lse: &[T],
-    d_loss: T,
-    d_logits: &mut [T],
-) {
+pub fn cross_entropy_backward<T: Real>(pool: &Pool, targets: &[i32], lse: &[T], d_loss: T, logits: &mut [T]) {
     let n = targets.len();
-    assert!(lse.len() == n && logits.len() == d_logits.len(), "cross_entropy: {n} rows");
+    assert!(lse.len() == n, "cross_entropy: {n} rows");
     if n == 0 {
         return;
     }
     let v = logits.len() / n;
     let scale = T::of(d_loss.f64() / counted(targets).max(1.0));
-    let parts = Disjoint::new(d_logits);
+    let parts = Disjoint::new(logits);
     pool.run(n, |t, _| {
         // SAFETY: each task has a row of its own.
-        let to = unsafe { parts.part(t * v..(t + 1) * v) };
+        let row = unsafe { parts.part(t * v..(t + 1) * v) };
         if targets[t] == IGNORE {
-            to.fill(T::ZERO);
+            row.fill(T::ZERO);
         } else {
-            T::dispatch(Softmax { row: &logits[t * v..(t + 1) * v], lse: lse[t], scale, to });
-            to[targets[t] as usize] -= scale;
+            T::dispatch(Softmax { row: &mut *row, lse: lse[t], scale });
+            row[targets[t] as usize] -= scale;
         }
     });
 }
@@ -109,10 +102,9 @@ impl<T: Real> Kernel<T> for LogSumExp<'_, T> {
 }
 
 struct Softmax<'a, T> {
-    row: &'a [T],
+    row: &'a mut [T],
     lse: T,
     scale: T,
-    to: &'a mut [T],
 }
 
 impl<T: Real> Kernel<T> for Softmax<'_, T> {
@@ -120,8 +112,8 @@ impl<T: Real> Kernel<T> for Softmax<'_, T> {
     #[inline(always)]
     fn run<S: Simd<E = T>>(self, s: S) {
         let (lse, scale) = (s.splat(self.lse), s.splat(self.scale));
-        for (x, to) in self.row.chunks(S::LANES).zip(self.to.chunks_mut(S::LANES)) {
-            s.store_any(s.exp(s.load_any(x) - lse) * scale, to);
+        for x in self.row.chunks_mut(S::LANES) {
+            s.store_any(s.exp(s.load_any(x) - lse) * scale, x);
         }
     }
 }
@@ -137,11 +129,11 @@ mod tests {
         let targets = [3, IGNORE, 36, 0, 11];
         let pool = Pool::new(2);
         let loss = |x: &[f64]| cross_entropy(&pool, x, &targets, &mut vec![0.0; n], &mut vec![0.0; n]);
-        let (mut nll, mut lse, mut d) = (vec![0.0; n], vec![0.0; n], vec![0.0; n * v]);
+        let (mut nll, mut lse, mut d) = (vec![0.0; n], vec![0.0; n], x.clone());
         let mean = cross_entropy(&pool, &x, &targets, &mut nll, &mut lse);
         assert_eq!(nll[1], 0.0);
         assert!((mean - nll.iter().sum::<f64>() / 4.0).abs() < 1e-12);
-        cross_entropy_backward(&pool, &x, &targets, &lse, 0.7, &mut d);
+        cross_entropy_backward(&pool, &targets, &lse, 0.7, &mut d);
         for i in 0..n * v {
             let at = |h: f64| {
                 let mut x = x.clone();

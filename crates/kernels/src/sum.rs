@@ -1,6 +1,7 @@
 //! Sums over rows and over the last axis, in a fixed order.
 
 use crate::disjoint::Disjoint;
+use crate::rows::{expect_len, for_rows};
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};
 
@@ -49,6 +50,41 @@ pub fn sum_last<T: Real>(pool: &Pool, x: &[T], y: &mut [T]) {
             *y = x[r * width..(r + 1) * width].iter().fold(T::ZERO, |s, x| s + *x);
         }
     });
+}
+
+/// `y = scale · x`, or with `add` `y += scale · x`, rounded once.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_scaled<T: Real>(pool: &Pool, scale: T, x: &[T], add: bool, y: &mut [T]) {
+    let len = x.len();
+    expect_len("y", y.len(), len);
+    let y = Disjoint::new(y);
+    for_rows(pool, len, 1, |range| {
+        // SAFETY: ranges of tasks do not overlap.
+        let y = unsafe { y.part(range.clone()) };
+        T::dispatch(AddScaled { scale, x: &x[range], add, y });
+    });
+}
+
+struct AddScaled<'a, T> {
+    scale: T,
+    x: &'a [T],
+    add: bool,
+    y: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for AddScaled<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E = T>>(self, s: S) {
+        let scale = s.splat(self.scale);
+        for (x, y) in self.x.chunks(S::LANES).zip(self.y.chunks_mut(S::LANES)) {
+            let x = s.load_any(x);
+            let sum = if self.add { s.fma(scale, x, s.load_any(y)) } else { scale * x };
+            s.store_any(sum, y);
+        }
+    }
 }
 
 /// Elements of a partial sum of [`sum_of_squares`].
@@ -112,6 +148,20 @@ mod tests {
             }
             for r in 0..rows {
                 assert_eq!(along[r], x[r * n..(r + 1) * n].iter().fold(0.0, |s, x| s + x));
+            }
+        }
+    }
+
+    #[test]
+    fn scaled_rows_are_added_with_one_rounding() {
+        for n in [0, 1, 17, 40_000] {
+            let x: Vec<f32> = (0..n).map(|i| ((i * 7919) % 1000) as f32 / 7.0).collect();
+            for threads in [1, 3] {
+                let mut y = vec![f32::NAN; n];
+                let pool = Pool::new(threads);
+                add_scaled(&pool, 0.3, &x, false, &mut y);
+                add_scaled(&pool, 0.1, &x, true, &mut y);
+                assert!(y.iter().zip(&x).all(|(&y, &x)| y == 0.1f32.mul_add(x, 0.3 * x)), "{n}");
             }
         }
     }

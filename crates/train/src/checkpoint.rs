@@ -6,7 +6,8 @@ use std::path::Path;
 use memwall_formats::gguf::TensorPlan;
 use memwall_formats::{Container, Dtype, FileError, safetensors};
 
-use crate::trainer::{Trainer, first_moment, second_moment};
+use crate::trainer::Trainer;
+use crate::update::{first_moment, second_moment};
 
 const STEPS: &str = "memwall.steps";
 const RECIPE: &str = "memwall.recipe";

@@ -10,8 +10,10 @@ pub mod language;
 mod recipe;
 mod schedule;
 mod trainer;
+mod update;
 
 pub use initialize::initialize;
 pub use recipe::{DataRecipe, OptimizerRecipe, Precision, Recipe, RecipeError, TrainRecipe};
 pub use schedule::Schedule;
 pub use trainer::{Batch, Evaluated, Optimizer, StepReport, TrainError, Trainer, TrainerOptions};
+pub use update::Update;

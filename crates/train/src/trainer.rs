@@ -9,12 +9,11 @@ use memwall_graph::{
     recompute, weights,
 };
 use memwall_kernels::Pool;
-use memwall_kernels::adamw::{AdamW, adamw};
 use memwall_kernels::gemm::Compute;
-use memwall_kernels::sum::{sum_of_squares, sum_of_squares_scratch};
 use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 
 use crate::initialize;
+use crate::update::Update;
 
 /// Why training stopped.
 #[derive(Debug, thiserror::Error)]
@@ -112,11 +111,6 @@ pub struct Evaluated {
     pub logits: Vec<f32>,
 }
 
-struct Parameter {
-    name: String,
-    decays: bool,
-}
-
 struct Inputs {
     rows: RunDim,
     sequences: RunDim,
@@ -134,9 +128,8 @@ pub struct Trainer {
     step_graph: Executor,
     eval_graph: Option<Executor>,
     inputs: Inputs,
-    parameters: Vec<Parameter>,
+    update: Update,
     pool: Arc<Pool>,
-    partial: Vec<f64>,
     steps: u64,
 }
 
@@ -180,43 +173,16 @@ impl Trainer {
         let trained = weights(&g);
         let grads = differentiate(&mut g, loss, &trained)?;
         g.output("loss", loss);
-        let mut parameters = Vec::new();
-        for (&w, grad) in trained.iter().zip(grads) {
-            let name = g.info(w).name.to_string();
-            let Some(grad) = grad else { continue };
-            g.output(&gradient_name(&name), grad);
-            parameters.push(Parameter { decays: g.shape(w).rank() > 1, name });
-        }
+        let update = Update::new(&mut g, &trained, &grads);
         let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
         let g = fuse(&recompute(&prune(&g), &again));
         initialize(&g, &mut memory, config.layers.len(), options.seed);
         let pool = Arc::new(Pool::new(options.threads));
         let inputs = inputs(&g, &options)?;
-        let mut longest = 0;
-        for p in &parameters {
-            let n = memory.get::<f32>(&p.name).map_or(0, <[f32]>::len);
-            longest = longest.max(n);
-            for moment in [first_moment(&p.name), second_moment(&p.name)] {
-                if memory.get::<f32>(&moment).is_none() {
-                    memory.set(&moment, Dtype::F32, &vec![0.0_f32; n]);
-                }
-            }
-        }
+        update.moments(&mut memory);
         let plan = PlanOptions { fences: options.fences, ..Default::default() };
         let step_graph = Executor::new(g, plan, &mut memory, pool.clone())?;
-        let partial = vec![0.0; sum_of_squares_scratch(longest)];
-        Ok(Trainer {
-            config,
-            options,
-            memory,
-            step_graph,
-            eval_graph: None,
-            inputs,
-            parameters,
-            pool,
-            partial,
-            steps: 0,
-        })
+        Ok(Trainer { config, options, memory, step_graph, eval_graph: None, inputs, update, pool, steps: 0 })
     }
 
     /// The model.
@@ -236,7 +202,7 @@ impl Trainer {
 
     /// Names of the trained weights.
     pub fn parameters(&self) -> impl Iterator<Item = &str> {
-        self.parameters.iter().map(|p| p.name.as_str())
+        self.update.weights()
     }
 
     /// Steps done so far.
@@ -269,45 +235,23 @@ impl Trainer {
         rate: f64,
         optimizer: &Optimizer,
     ) -> Result<StepReport, TrainError> {
-        let several = micro_batches.len() > 1;
+        let Trainer { step_graph, update, memory, pool, .. } = self;
+        let parts = micro_batches.len();
         let mut loss = 0.0;
-        for (i, batch) in micro_batches.iter().enumerate() {
-            feed(&mut self.step_graph, &self.inputs, batch, &self.options)?;
-            self.step_graph.run(&mut self.memory)?;
-            loss += f64::from(self.step_graph.output::<f32>("loss")[0]) / micro_batches.len() as f64;
-            if several {
-                self.accumulate(i == 0, 1.0 / micro_batches.len() as f32);
+        for (part, batch) in micro_batches.iter().enumerate() {
+            feed(step_graph, &self.inputs, batch, &self.options)?;
+            step_graph.run(memory)?;
+            loss += f64::from(step_graph.output::<f32>("loss")[0]) / parts as f64;
+            if parts > 1 {
+                update.accumulate(pool, step_graph, part, parts);
             }
         }
-        let mut square = 0.0;
-        for p in &self.parameters {
-            square +=
-                sum_of_squares(&self.pool, gradient(&self.step_graph, &self.memory, p, several), &mut self.partial);
-        }
-        let gradient_norm = square.sqrt();
+        let gradient_norm = update.gradient_norm(pool, step_graph, parts > 1);
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(self.not_finite(micro_batches, loss));
         }
-        let gradient_scale = optimizer.clip.map_or(1.0, |clip| (clip / gradient_norm.max(1e-30)).min(1.0));
-        for p in &self.parameters {
-            let decays = p.decays || optimizer.decay_all;
-            let update = AdamW {
-                learning_rate: rate,
-                beta1: optimizer.beta1,
-                beta2: optimizer.beta2,
-                eps: optimizer.eps,
-                weight_decay: if decays { optimizer.weight_decay } else { 0.0 },
-                gradient_scale,
-                step: self.steps + 1,
-            };
-            let names = [p.name.clone(), first_moment(&p.name), second_moment(&p.name)];
-            let grad: Option<Vec<f32>> =
-                several.then(|| self.memory.get::<f32>(&gradient_name(&p.name)).map(<[f32]>::to_vec)).flatten();
-            let grad = grad.as_deref().unwrap_or_else(|| self.step_graph.output(&gradient_name(&p.name)));
-            if let Some([w, m, v]) = self.memory.get_many_mut::<f32, 3>([&names[0], &names[1], &names[2]]) {
-                adamw(&self.pool, &update, w, grad, m, v);
-            }
-        }
+        let scale = optimizer.clip.map_or(1.0, |clip| (clip / gradient_norm.max(1e-30)).min(1.0));
+        update.apply(pool, step_graph, parts > 1, memory, optimizer, rate, scale, self.steps + 1);
         self.steps += 1;
         Ok(StepReport { loss, gradient_norm })
     }
@@ -336,19 +280,6 @@ impl Trainer {
         Ok(Evaluated { loss, nll: e.output("nll").to_vec(), logits: e.output("logits").to_vec() })
     }
 
-    fn accumulate(&mut self, first: bool, scale: f32) {
-        for p in &self.parameters {
-            let name = gradient_name(&p.name);
-            let grad = self.step_graph.output::<f32>(&name);
-            if first {
-                let scaled: Vec<f32> = grad.iter().map(|g| g * scale).collect();
-                self.memory.set(&name, Dtype::F32, &scaled);
-            } else if let Some(sum) = self.memory.get_mut::<f32>(&name) {
-                sum.iter_mut().zip(grad).for_each(|(s, g)| *s += g * scale);
-            }
-        }
-    }
-
     /// Runs the step again with a check after every operator, to name the first that made a NaN.
     fn not_finite(&mut self, micro_batches: &[Batch], loss: f64) -> TrainError {
         self.step_graph.check_finite(true);
@@ -364,11 +295,6 @@ impl Trainer {
         self.step_graph.check_finite(false);
         TrainError::NotFinite { step: self.steps, what }
     }
-}
-
-fn gradient<'a>(e: &'a Executor, memory: &'a Memory, p: &Parameter, several: bool) -> &'a [f32] {
-    let name = gradient_name(&p.name);
-    if several { memory.get(&name).unwrap_or(&[]) } else { e.output(&name) }
 }
 
 fn feed(e: &mut Executor, inputs: &Inputs, batch: &Batch, options: &TrainerOptions) -> Result<(), TrainError> {
@@ -403,18 +329,4 @@ fn feed(e: &mut Executor, inputs: &Inputs, batch: &Batch, options: &TrainerOptio
         e.input::<i32>(cu).iter_mut().zip(std::iter::once(0).chain(ends)).for_each(|(to, c)| *to = c);
     }
     Ok(())
-}
-
-fn gradient_name(weight: &str) -> String {
-    format!("gradient of {weight}")
-}
-
-/// Name of a weight's first moment in memory and checkpoints.
-pub(crate) fn first_moment(weight: &str) -> String {
-    format!("{weight}.exp_avg")
-}
-
-/// Name of a weight's second moment in memory and checkpoints.
-pub(crate) fn second_moment(weight: &str) -> String {
-    format!("{weight}.exp_avg_sq")
 }

@@ -3,6 +3,7 @@
 mod bad_folder;
 mod bad_input;
 mod folder;
+mod bench;
 mod golden;
 mod tiny;
 

@@ -87,7 +87,7 @@ impl Op for CrossEntropyBackward {
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         fn go<T: Real>(io: &Io<'_>) {
             let d = io.input::<T>(3)[0];
-            cross_entropy_backward::<T>(io.pool(), io.input(0), io.input(1), io.input(2), d, io.output(0));
+            cross_entropy_backward::<T>(io.pool(), io.input(1), io.input(2), d, io.output_from(0, 0));
         }
         real!(io.out_dtype(0), T => go::<T>(io));
         Ok(())
@@ -103,5 +103,9 @@ impl Op for CrossEntropyBackward {
 
     fn rows(&self) -> Rows {
         Rows::Mixed
+    }
+
+    fn in_place(&self, _: usize) -> &[usize] {
+        &[0]
     }
 }

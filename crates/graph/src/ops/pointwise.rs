@@ -14,12 +14,12 @@ use crate::ops::sum::{SumLast, SumRows};
 use crate::shape::{Shape, Type};
 use crate::{GraphError, real};
 
-/// Elements that one program step works on: small enough for the first-level cache.
-const TILE: usize = 512;
+/// Elements that one program step works on: all registers of one fill half of the first-level cache.
+const TILE: usize = 256;
 /// The most registers of a program.
 pub(crate) const MAX_REGISTERS: usize = 16;
-/// Elements of one task of the pool: a multiple of the tile.
-const TASK: usize = 16 * TILE;
+/// Elements of one task of the pool: a multiple of the tile, many, because a task clears its registers first.
+const TASK: usize = 64 * TILE;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, PartialEq)]

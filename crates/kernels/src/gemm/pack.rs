@@ -169,7 +169,7 @@ impl<T: Real> Pack<'_, T, u8> {
 const AHEAD: usize = 24;
 
 /// Row by row, all strips at once: what a row brings into the cache is used before the next row,
-/// which may lie in another page.
+/// which may lie in another page. Vectors are stored whole where what they spill over is written later.
 #[inline(always)]
 fn from_rows<S: Simd, O: Operand<S>>(
     s: S,
@@ -181,26 +181,33 @@ fn from_rows<S: Simd, O: Operand<S>>(
     out: &mut [O::Packed],
 ) {
     let row = |k: usize| &source.data[k * source.ld + columns.start..][..columns.len()];
+    let steps = k.len().div_ceil(O::DEPTH);
     for (step, k_now) in k.clone().step_by(O::DEPTH).enumerate() {
-        for at in (0..columns.len()).step_by(64 / size_of::<S::E>()) {
-            prefetch(source.data, (k_now + AHEAD) * source.ld + columns.start + at);
+        for part in 0..O::DEPTH {
+            for at in (0..columns.len()).step_by(64 / size_of::<S::E>()) {
+                prefetch(source.data, (k_now + AHEAD + part) * source.ld + columns.start + at);
+            }
         }
         let this = row(k_now);
         let next = if O::DEPTH == 2 && k_now + 1 < k.end { row(k_now + 1) } else { &[] };
+        let spill = if step + 1 < steps { width } else { 0 };
         for (strip, start) in (0..columns.len()).step_by(width).enumerate() {
-            let part = start..(start + width).min(columns.len());
-            let (this, next) = (&this[part.clone()], if next.is_empty() { next } else { &next[part] });
-            let out = &mut out[strip * stride + step * width..][..width];
+            let (whole, rest) = (columns.len() - start, &mut out[strip * stride + step * width..]);
             let mut at = 0;
             while at < width {
-                let (a, b) = (&this[at.min(this.len())..], &next[at.min(next.len())..]);
-                O::store(s, O::from_rows(s, a, b), &mut out[at..]);
+                // A strip narrower than a vector takes in its neighbour's columns, and spills them.
+                let end = if whole >= at + S::LANES { start + at + S::LANES } else { columns.len().min(start + width) };
+                let from = (start + at).min(end);
+                let room = S::LANES.min(width + spill - at);
+                let v = O::from_rows(s, &this[from..end], if next.is_empty() { next } else { &next[from..end] });
+                O::store(s, v, &mut rest[at..at + room]);
                 at += S::LANES;
             }
         }
     }
 }
 
+/// One strip, in blocks of a vector's length of columns and of steps, transposed in registers.
 #[inline(always)]
 fn from_columns<S: Simd, O: Operand<S>>(
     s: S,
@@ -231,7 +238,9 @@ fn from_columns<S: Simd, O: Operand<S>>(
             }
             O::transpose(s, &mut v);
             for v in v.iter().take(S::LANES.min(elements.div_ceil(O::DEPTH))) {
-                O::store(s, *v, &mut strip[out_at..out_at + lanes]);
+                // Beyond a narrow strip's columns lie zeros, in the place of the next step, which comes later.
+                let room = if lanes == width { S::LANES.min(strip.len() - out_at) } else { lanes };
+                O::store(s, *v, &mut strip[out_at..out_at + room]);
                 out_at += width;
             }
             start += block;

@@ -210,7 +210,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn store_pairs(self, v: __m512i, x: &mut [u32]) {
         assert!(x.len() <= 16);
-        unsafe { _mm512_mask_storeu_epi32(x.as_mut_ptr().cast(), lanes_below(x.len()), v) }
+        unsafe {
+            if x.len() == 16 {
+                _mm512_storeu_si512(x.as_mut_ptr().cast(), v);
+            } else {
+                _mm512_mask_storeu_epi32(x.as_mut_ptr().cast(), lanes_below(x.len()), v);
+            }
+        }
     }
     #[inline(always)]
     fn round_pairs(self, even: F32x16, odd: F32x16) -> __m512i {

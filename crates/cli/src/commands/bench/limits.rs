@@ -1,35 +1,22 @@
-//! `memwall bench`: what this machine can do.
+//! `memwall bench --limits`: read bandwidth and arithmetic peaks.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use memwall_kernels::Pool;
 use memwall_kernels::limits::{Limits, READ_BYTES};
 use serde_json::json;
 
-/// Arguments of `memwall bench`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// This machine's read bandwidth and arithmetic peaks, with one thread and with all
-    #[arg(long, required = true)]
-    limits: bool,
-    /// One JSON object a line, one for each number of threads
-    #[arg(long)]
-    json: bool,
-}
-
-/// Measures it.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+/// Measures with one thread and with all.
+pub fn run(json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
-    let mut out = std::io::stdout().lock();
-    if !args.json {
+    if !json {
         writeln!(out, "threads  read GB/s  f32 GFLOP/s  bf16 GFLOP/s  int8 GOP/s")?;
     }
     let counts = if all == 1 { vec![1] } else { vec![1, all] };
     for threads in counts {
         let l = Limits::measure(&Pool::new(threads), &memory);
-        if args.json {
+        if json {
             let line = json!({
                 "threads": l.threads,
                 "read_gbps": l.read_gbps,
@@ -46,5 +33,5 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             )?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

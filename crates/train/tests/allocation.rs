@@ -1,0 +1,53 @@
+//! A training step allocates nothing: the law of the graph holds up to the optimizer.
+
+use memwall_graph::Memory;
+use memwall_kernels::gemm::Compute;
+use memwall_nn::{AttentionConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
+use memwall_store::CountingAllocator;
+use memwall_train::{Batch, Optimizer, Trainer, TrainerOptions};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
+
+#[test]
+fn a_step_allocates_nothing_alone_or_over_several_micro_batches() {
+    let channel = ChannelConfig::Mlp { hidden: 64, activation: Default::default(), bias: false };
+    let layer = LayerConfig { mixer: MixerConfig::Attention(AttentionConfig::new(2, 1, 16)), channel };
+    let config = ModelConfig {
+        vocab_size: 64,
+        d_model: 32,
+        max_context: 16,
+        layers: vec![layer; 2],
+        norm_eps: 1e-5,
+        tie_embeddings: true,
+        logit_softcap: None,
+        learned_positions: false,
+    };
+    let batch = |seed: i32| {
+        let ids: Vec<i32> = (0..33).map(|i| (i * i * 7 + i + seed) % 64).collect();
+        Batch { ids: ids[..32].to_vec(), targets: ids[1..].to_vec(), lengths: vec![16, 16] }
+    };
+    let batches = [batch(0), batch(1), batch(2)];
+    for compute in [Compute::F32, Compute::Bf16] {
+        for recompute in [0, 2] {
+            let options =
+                TrainerOptions { tokens: 32, sequences: 2, threads: 2, compute, recompute, seed: 1, fences: false };
+            let mut trainer = Trainer::new(config.clone(), options, Memory::new()).expect("a trainer");
+            let optimizer = Optimizer::default();
+            for batches in [&batches[..1], &batches] {
+                // The first step over several micro-batches takes the memory for their sum.
+                trainer.step(batches, 1e-2, &optimizer).expect("a step");
+                let before = ALLOCATOR.allocations();
+                for _ in 0..3 {
+                    trainer.step(batches, 1e-2, &optimizer).expect("a step");
+                }
+                assert_eq!(
+                    ALLOCATOR.allocations() - before,
+                    0,
+                    "{compute:?}, {recompute} blocks recomputed, {} micro-batches",
+                    batches.len()
+                );
+            }
+        }
+    }
+}
