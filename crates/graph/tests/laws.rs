@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use memwall_formats::Dtype;
 use memwall_graph::check::{GradientCheck, pseudo_random};
+use memwall_graph::ops::attention::Attention;
 use memwall_graph::ops::matmul::MatMul;
 use memwall_graph::ops::pointwise::Unary;
 use memwall_graph::ops::scan::{Body, Scan};
+use memwall_graph::ops::softmax::Softmax;
 use memwall_graph::ops::{self, linear::Linear};
 use memwall_graph::{
     Executor, Graph, GraphError, Memory, PlanOptions, Segment, Shape, Value, differentiate, fuse, prune, recompute,
 };
+use memwall_kernels::attention::{Attention as Kernel, BlockMask};
 use memwall_kernels::{Pool, gemm::Compute};
 
 const ROWS: usize = 6;
@@ -102,6 +105,34 @@ fn gradients_of_a_composed_model_equal_differences() -> Result<(), GraphError> {
     let (g, loss) = gated(Dtype::F64)?;
     let worst = GradientCheck::new(g, loss).worst(40)?;
     assert!(worst < 1e-7, "{worst:e}");
+    Ok(())
+}
+
+#[test]
+fn gradients_of_softmax_and_of_attention_to_other_sequences_equal_differences() -> Result<(), GraphError> {
+    let kernel =
+        Kernel { heads: 2, kv_heads: 1, key_width: 4, value_width: 3, alibi: true, causal: true, ..Default::default() };
+    // Block 0 of the queries does not see block 1 of the keys.
+    let mask = Arc::new(BlockMask::new((2, 2), (4, 2), |r, c| r == 1 || c == 0));
+    for masked in [false, true] {
+        let mut g = Graph::new(Dtype::F64);
+        let q = g.weight("q", [7, 2, 4], Dtype::F64)?;
+        let k = g.weight("k", [12, 1, 4], Dtype::F64)?;
+        let v = g.weight("v", [12, 1, 3], Dtype::F64)?;
+        let cu_q = g.input("cu_q", [3], Dtype::I32)?;
+        let cu_k = g.input("cu_k", [3], Dtype::I32)?;
+        let slopes = g.constant("slopes", [2], &[0.5, 0.125])?;
+        let op = Attention::new(kernel).cross();
+        let op = if masked { op.masked(mask.clone()) } else { op };
+        let o = g.push(op, &[q, k, v, cu_q, cu_k, slopes])?[0];
+        let p = g.push1(Softmax, &[o])?;
+        let square = ops::unary(&mut g, Unary::Square, p)?;
+        let loss = g.push1(ops::sum::SumRows::new(Shape::from([1])), &[square])?;
+        let mut check = GradientCheck::new(g, loss);
+        check.integers = vec![("cu_q".into(), vec![0, 3, 7]), ("cu_k".into(), vec![0, 5, 12])];
+        let worst = check.worst(30)?;
+        assert!(worst < 1e-6, "masked {masked}: {worst:e}");
+    }
     Ok(())
 }
 

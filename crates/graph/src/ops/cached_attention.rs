@@ -10,7 +10,7 @@ use crate::op::{Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::{Sizes, Type};
 
 /// Inputs: q [N, H, K], keys and values [slots, capacity, G·width] in any format a cache has, rows
-/// [N, 2] (which cache slot and which position each row is). Outputs: o [N, H, V], log-sum-exp [H, N].
+/// [N, 2] (which cache slot and which position each row is), and slopes `[H]` if there is ALiBi. Outputs: o [N, H, V], log-sum-exp [H, N].
 #[derive(Clone, Debug)]
 pub struct CachedAttention {
     kernel: Kernel,
@@ -57,6 +57,10 @@ impl Op for CachedAttention {
             }
         }
         k.check_cached().map_err(|e| e.to_string())?;
+        let slopes = Type::new([k.heads], Dtype::F32);
+        if inputs.len() != 4 + usize::from(k.alibi) || inputs.get(4).is_some_and(|given| **given != slopes) {
+            return Err(format!("{} inputs; ALiBi needs one more than the others, {slopes}", inputs.len()));
+        }
         let o = Type::new([n, k.heads.into(), k.value_width.into()], Dtype::F32);
         Ok(vec![o, Type::new([k.heads.into(), n], Dtype::F32)])
     }
@@ -74,7 +78,8 @@ impl Op for CachedAttention {
             }
             *to = CacheRow { sequence: row[0] as usize, position: row[1] as usize };
         }
-        attention_cached(io.pool(), &self.kernel, io.input(0), rows, k, v, None, io.output(0), io.output(1), scratch);
+        let slopes = self.kernel.alibi.then(|| io.input(4));
+        attention_cached(io.pool(), &self.kernel, io.input(0), rows, k, v, slopes, io.output(0), io.output(1), scratch);
         Ok(())
     }
 

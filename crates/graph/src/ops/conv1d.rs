@@ -1,7 +1,7 @@
 //! Depthwise causal convolution over time, of packed sequences or of rows that continue kept ones.
 
 use memwall_kernels::Real;
-use memwall_kernels::conv1d::{Conv1d as Kernel, conv1d, conv1d_backward, conv1d_step};
+use memwall_kernels::conv1d::{Conv1d as Kernel, MAX_TAPS, conv1d, conv1d_backward, conv1d_step};
 
 use crate::graph::{Graph, Value};
 use crate::io::Io;
@@ -10,6 +10,9 @@ use crate::shape::Type;
 use crate::{GraphError, real};
 
 fn check(k: &Kernel, x: &Type, weight: &Type, bias: Option<&&Type>) -> Result<(), String> {
+    if !(1..=MAX_TAPS).contains(&k.taps) {
+        return Err(format!("{} taps, 1 to {MAX_TAPS} are supported", k.taps));
+    }
     if x.shape.rank() != 2 || x.shape.width() != Some(k.channels) {
         return Err(format!("x is {}, [N, {}] is needed", x.shape, k.channels));
     }
@@ -41,6 +44,7 @@ impl Op for Conv1d {
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
+        super::check_offsets(io.input(1), io.in_sizes(0).axis(0))?;
         real!(io.out_dtype(0), T => {
             let bias = (io.inputs() > 3).then(|| io.input::<T>(3));
             conv1d::<T>(io.pool(), &self.kernel, io.input(0), io.input(2), bias, io.input(1), None, io.output(0), None);

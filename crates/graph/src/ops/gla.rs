@@ -110,11 +110,12 @@ impl Op for Gla {
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
-        fn go<T: Real>(op: &Gla, io: &Io<'_>) {
+        fn go<T: Real>(op: &Gla, io: &Io<'_>) -> Result<(), String> {
             let cu = io.input::<i32>(3);
             let initial = op.initial_state.then(|| io.input::<T>(4 + op.gates()));
             let g = gate::<T>(op.gate, io, 4);
             let (q, k, v) = (io.input(0), io.input(1), io.input(2));
+            op.kernel.check_shapes(q, k, v, g, cu, initial).map_err(|e| e.to_string())?;
             gla_forward::<T>(
                 io.pool(),
                 &op.kernel,
@@ -129,9 +130,9 @@ impl Op for Gla {
                 io.output(1),
                 io.scratch(),
             );
+            Ok(())
         }
-        real!(io.out_dtype(0), T => go::<T>(self, io));
-        Ok(())
+        real!(io.out_dtype(0), T => go::<T>(self, io))
     }
 
     fn gradient(&self) -> Gradient {

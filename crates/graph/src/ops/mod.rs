@@ -18,6 +18,7 @@ pub mod rope;
 pub mod scan;
 pub mod select_rows;
 pub mod slice_last;
+pub mod softmax;
 pub mod sum;
 
 use crate::GraphError;
@@ -79,4 +80,13 @@ pub fn repeat_heads(g: &mut Graph, x: Value, heads: usize) -> Result<Value, Grap
 /// If the numbers of elements differ.
 pub fn reshape(g: &mut Graph, x: Value, shape: impl Into<Shape>) -> Result<Value, GraphError> {
     g.push1(reshape::Reshape::new(shape), &[x])
+}
+
+/// Refuses offsets of packed sequences that do not rise from 0 to the number of tokens.
+fn check_offsets(cu_seqlens: &[i32], tokens: usize) -> Result<(), String> {
+    let whole = cu_seqlens.first() == Some(&0) && cu_seqlens.last().is_some_and(|&end| end as usize == tokens);
+    if whole && cu_seqlens.is_sorted() {
+        return Ok(());
+    }
+    Err(format!("cu_seqlens must rise from 0 to the {tokens} tokens, but is {cu_seqlens:?}"))
 }
