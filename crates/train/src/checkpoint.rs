@@ -81,6 +81,21 @@ pub fn load(path: &Path, trainer: &mut Trainer, recipe: &str) -> Result<(), Chec
     Ok(())
 }
 
+/// What a checkpoint says of its training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Steps done.
+    pub steps: u64,
+    /// The recipe, as [`save`] was given it.
+    pub recipe: String,
+}
+
+/// What a container says of the training that it continues, if it is a checkpoint.
+pub fn about(container: &Container) -> Option<About> {
+    let text = |key| container.metadata().find::<&str>(key).ok().flatten();
+    Some(About { steps: text(STEPS)?.parse().ok()?, recipe: text(RECIPE)?.into() })
+}
+
 fn names(trainer: &Trainer) -> Vec<String> {
     trainer.parameters().flat_map(|w| [w.to_string(), first_moment(w), second_moment(w)]).collect()
 }

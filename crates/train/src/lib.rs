@@ -15,5 +15,5 @@ mod update;
 pub use initialize::initialize;
 pub use recipe::{DataRecipe, OptimizerRecipe, Precision, Recipe, RecipeError, TrainRecipe};
 pub use schedule::Schedule;
-pub use trainer::{Batch, Evaluated, Optimizer, StepReport, TrainError, Trainer, TrainerOptions};
+pub use trainer::{Batch, Evaluated, Optimizer, StepReport, TrainError, Trainer, TrainerOptions, step_graph};
 pub use update::Update;

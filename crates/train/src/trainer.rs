@@ -162,20 +162,33 @@ fn inputs(g: &Graph, options: &TrainerOptions) -> Result<Inputs, GraphError> {
     })
 }
 
+/// Loss and gradients as one graph, after every pass, and what is trained by it.
+fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Result<(Graph, Update), GraphError> {
+    let mut g = Graph::new(Dtype::F32);
+    let (loss, ..) = build(&mut g, config, options)?;
+    let trained = weights(&g);
+    let grads = differentiate(&mut g, loss, &trained)?;
+    g.output("loss", loss);
+    let update = Update::new(&mut g, &trained, &grads);
+    let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
+    Ok((fuse(&recompute(&prune(&g), &again)), update))
+}
+
+/// The graph of a training step, without any memory for it: what a planner reads.
+///
+/// # Errors
+/// If the model cannot be built or differentiated.
+pub fn step_graph(config: &ModelConfig, options: &TrainerOptions) -> Result<Graph, TrainError> {
+    Ok(planned_step(config, options)?.0)
+}
+
 impl Trainer {
     /// Plans a model's training step and gives the weights that `memory` does not have their first values.
     ///
     /// # Errors
     /// If the model cannot be built or differentiated.
     pub fn new(config: ModelConfig, options: TrainerOptions, mut memory: Memory) -> Result<Trainer, TrainError> {
-        let mut g = Graph::new(Dtype::F32);
-        let (loss, ..) = build(&mut g, &config, &options)?;
-        let trained = weights(&g);
-        let grads = differentiate(&mut g, loss, &trained)?;
-        g.output("loss", loss);
-        let update = Update::new(&mut g, &trained, &grads);
-        let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
-        let g = fuse(&recompute(&prune(&g), &again));
+        let (g, update) = planned_step(&config, &options)?;
         initialize(&g, &mut memory, config.layers.len(), options.seed);
         let pool = Arc::new(Pool::new(options.threads));
         let inputs = inputs(&g, &options)?;
