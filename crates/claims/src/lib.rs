@@ -14,6 +14,7 @@
 //! [`registry`] lists the claims; [`laws`] are the laws that every one keeps.
 
 pub mod claim;
+pub mod compare;
 mod error;
 pub mod evidence;
 mod flashattention;

@@ -24,6 +24,7 @@ use crate::{
 
 const WIDTH: u32 = 960;
 const HEADER: u32 = 84;
+const TITLE: u32 = 44;
 const CHECK: u32 = 190;
 const CURVE: u32 = 330;
 const LEGEND: u32 = 170;
@@ -52,6 +53,31 @@ pub fn draw(record: &Record, path: &Path) -> Result<String, Error> {
     draw_all(record, SVGBackend::with_string(&mut svg, size).into_drawing_area())
         .map_err(|why| Error::Plot { path: path.to_owned(), why: why.to_string() })?;
     Ok(svg)
+}
+
+/// Curves alone under a title, as SVG; `path` only names the file in an error.
+///
+/// # Errors
+/// [`Error::Plot`].
+pub fn curves(title: &str, curves: &[Curve], path: &Path) -> Result<String, Error> {
+    let size = (WIDTH, TITLE + curves.len() as u32 * CURVE);
+    let mut svg = String::new();
+    draw_curves(title, curves, SVGBackend::with_string(&mut svg, size).into_drawing_area())
+        .map_err(|why| Error::Plot { path: path.to_owned(), why: why.to_string() })?;
+    Ok(svg)
+}
+
+fn draw_curves(title: &str, curves: &[Curve], root: Area) -> Drawn {
+    root.fill(&WHITE)?;
+    let (head, mut rest) = root.split_vertically(TITLE);
+    head.draw_text(title, &(FONT, 22).into_font().color(&INK), (16, 12))?;
+    for curve in curves {
+        let (row, below) = rest.split_vertically(CURVE);
+        curve_row(curve, &row)?;
+        rest = below;
+    }
+    root.present()?;
+    Ok(())
 }
 
 fn draw_all(record: &Record, root: Area) -> Drawn {

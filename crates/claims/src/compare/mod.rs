@@ -1,0 +1,275 @@
+//! Mixers against each other on one task, under one budget: the sweep of the claims, without a claim.
+//!
+//! Every contestant gets the same parameters, tokens and steps, and every learning rate on every seed; the rate with the
+//! best median on validation data is its own, and what is reported is the test figure at that rate.
+
+mod contestant;
+mod subject;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use memwall_tasks::{Corpus, Documents, Fractions, TextTask};
+use serde::Serialize;
+
+use crate::evidence::{Arm, Curve, Line, Point, Sweep};
+use crate::report::null_is_nan;
+use crate::trial::{Figure, Training};
+use crate::{About, Better, Error, Falsifier, Progress, Run, Settings, SweepPlan, TuneOn, plot, sweep};
+
+use contestant::Contestant;
+pub use contestant::MIXERS;
+pub use subject::{SUBJECTS, Subject};
+
+static ABOUT: About = About {
+    system: 0,
+    name: "compare",
+    data: &[],
+    checks: &[],
+    falsifier: Falsifier { what: "", against: "" },
+    source: "",
+};
+
+/// What everyone gets.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// The most parameters; those that mixers leave go to the channel layers.
+    pub parameters: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub time: usize,
+    /// Width D of the models.
+    pub width: usize,
+    /// Layers; a list of mixers is repeated over them.
+    pub layers: usize,
+    /// Learning rates, at least three.
+    pub rates: Vec<f64>,
+}
+
+/// Why mixers cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A name that is no mixer.
+    #[error("{name}: no mixer is called {found}; did you mean {near}? There are {}", MIXERS.join(", "))]
+    Mixer {
+        /// The contestant.
+        name: String,
+        /// The name in it.
+        found: String,
+        /// The mixer that is most like it.
+        near: &'static str,
+    },
+    /// Mixers that alone are larger than the budget.
+    #[error("{name} has {least} parameters without any channel layer; the budget of {budget} is too small")]
+    Parameters {
+        /// The contestant.
+        name: String,
+        /// Its parameters without channel layers.
+        least: u64,
+        /// The budget.
+        budget: u64,
+    },
+    /// More mixers than layers.
+    #[error("{name} has {mixers} mixers for {layers} layers")]
+    Layers {
+        /// The contestant.
+        name: String,
+        /// How many it names.
+        mixers: usize,
+        /// How many layers there are.
+        layers: usize,
+    },
+    /// The experiment itself.
+    #[error(transparent)]
+    Experiment(#[from] Error),
+}
+
+/// One contestant's figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct Placed {
+    /// The median of the scores.
+    #[serde(with = "null_is_nan")]
+    pub median: f64,
+    /// What was tried, and the score of each seed at the chosen rate.
+    #[serde(flatten)]
+    pub arm: Arm,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// The task.
+    pub task: &'static str,
+    /// What a score is.
+    pub metric: &'static str,
+    /// Whether the larger score is the better.
+    pub higher_is_better: bool,
+    /// The learning rates.
+    pub rates: Vec<f64>,
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// The contestants, the best first.
+    pub contestants: Vec<Placed>,
+}
+
+impl Comparison {
+    /// The picture: scores over learning rates, a line a contestant.
+    ///
+    /// # Errors
+    /// [`Error::Plot`]; `path` only names the file there.
+    pub fn draw(&self, path: &Path) -> Result<String, Error> {
+        let line = |c: &Placed| Line { name: c.arm.name.clone(), points: self.points(&c.arm) };
+        let curve = Curve {
+            what: format!("{} by learning rate", self.metric),
+            x_label: "learning rate".into(),
+            y_label: self.metric.into(),
+            log_x: true,
+            log_y: false,
+            lines: self.contestants.iter().map(line).collect(),
+        };
+        let best = self.contestants.first().map_or("", |c| &c.arm.name);
+        plot::curves(&format!("{}: best is {best}", self.task), &[curve], path)
+    }
+
+    fn points(&self, arm: &Arm) -> Vec<Point> {
+        let at = |rate: f64| arm.trials.iter().filter(move |t| t.rate == rate).map(|t| t.score).collect();
+        self.rates.iter().map(|&x| Point { x, per_seed: at(x) }).collect()
+    }
+}
+
+/// Trains every contestant of `names` (mixers joined by `+`) on `subject`, under `budget`; `text` for the text task.
+///
+/// # Errors
+/// A name that is no mixer, a budget that holds none, fewer than two contestants or three rates or seeds, no text; what
+/// training returns.
+pub fn compare(
+    names: &[String],
+    subject: Subject,
+    budget: &Budget,
+    text: &[std::path::PathBuf],
+    settings: &Settings,
+    progress: &dyn Fn(Progress<'_>),
+) -> Result<Comparison, CompareError> {
+    let contestants = names.iter().map(|name| Contestant::new(name, subject, budget)).collect::<Result<Vec<_>, _>>()?;
+    let corpus = match subject {
+        Subject::Text => {
+            let read = Corpus::read_bytes(text, &Documents::Files, Fractions::default());
+            Some(Arc::new(read.map_err(Error::experiment)?))
+        }
+        _ => None,
+    };
+    let run = Run::new(&ABOUT, settings, progress)?;
+    let figure = if subject.higher_is_better() { Figure::Accuracy } else { Figure::Nats };
+    let training = Training { steps: budget.steps, batch: budget.batch, time: budget.time, measured: 16, figure };
+    let arms: Vec<&str> = names.iter().map(String::as_str).collect();
+    let plan = SweepPlan {
+        what: subject.name(),
+        arms: &arms,
+        rates: &budget.rates,
+        better: if subject.higher_is_better() { Better::Higher } else { Better::Lower },
+        tune_on: TuneOn::EverySeed,
+    };
+    let swept = sweep(&run, plan, |name, rate, seed| {
+        let Some(model) = contestants.iter().find(|c| c.name == name).map(|c| &c.model) else {
+            return Err(Error::TooFewArms { what: subject.name().into() });
+        };
+        match &corpus {
+            Some(corpus) => {
+                let task = TextTask::new(corpus.clone(), budget.time, subject.vocabulary(budget.time), seed);
+                training.trial(&run, model, &task.map_err(Error::experiment)?, rate, seed)
+            }
+            None => training.trial(&run, model, &subject.recall(budget, training.measured, seed)?, rate, seed),
+        }
+    })?;
+    Ok(ranked(subject, swept, settings))
+}
+
+fn ranked(subject: Subject, swept: Sweep, settings: &Settings) -> Comparison {
+    let median = |scores: &[f64]| {
+        let mut sorted = scores.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        if sorted.iter().any(|x| x.is_nan()) { f64::NAN } else { sorted[sorted.len() / 2] }
+    };
+    let mut contestants: Vec<Placed> =
+        swept.arms.into_iter().map(|arm| Placed { median: median(&arm.scores), arm }).collect();
+    // What diverged comes last.
+    let badness = |c: &Placed| match (c.median.is_nan(), subject.higher_is_better()) {
+        (true, _) => f64::INFINITY,
+        (false, true) => -c.median,
+        (false, false) => c.median,
+    };
+    contestants.sort_by(|a, b| badness(a).total_cmp(&badness(b)));
+    Comparison {
+        task: subject.name(),
+        metric: subject.metric(),
+        higher_is_better: subject.higher_is_better(),
+        rates: swept.rates,
+        seeds: settings.seeds.clone(),
+        contestants,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget() -> Budget {
+        Budget {
+            parameters: 20_000,
+            steps: 30,
+            batch: 16,
+            time: 16,
+            width: 16,
+            layers: 2,
+            rates: vec![3e-3, 1e-2, 3e-2],
+        }
+    }
+
+    fn names(all: &[&str]) -> Vec<String> {
+        all.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn everyone_gets_the_same_and_a_mixer_that_sees_the_past_predicts_better() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        // What comes next is in the letter two before: one token of context is not enough.
+        let text: String = (0..6000).map(|i| ["ab", "cb", "db"][(i * i + i / 3) % 3]).flat_map(|w| [w, w]).collect();
+        std::fs::write(file.path(), text).expect("written");
+        let settings = Settings { threads: 1, ..Settings::default() };
+        let arms = names(&["windowed_attention", "short_conv+gla"]);
+        let budget = Budget { width: 32, ..budget() };
+        let files = [file.path().to_path_buf()];
+        let made = compare(&arms, Subject::Text, &budget, &files, &settings, &|_| ()).expect("they train");
+        assert_eq!(made.contestants.len(), 2);
+        for c in &made.contestants {
+            assert!(c.arm.parameters <= budget.parameters && c.arm.parameters > budget.parameters * 95 / 100);
+            assert_eq!((c.arm.steps, c.arm.trials.len(), c.arm.scores.len()), (30, 9, 3));
+            // Below the entropy of the letters alone.
+            assert!(c.median < 1.2, "{}: {}", c.arm.name, c.median);
+        }
+        assert!(made.contestants[0].median <= made.contestants[1].median);
+        let svg = made.draw(Path::new("x.svg")).expect("a picture");
+        assert!(svg.starts_with("<svg") && svg.contains("short_conv+gla") && svg.contains("learning rate"));
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused() {
+        let settings = Settings { threads: 1, ..Settings::default() };
+        let refused = |arms: &[&str], budget: Budget| {
+            compare(&names(arms), Subject::Mqar, &budget, &[], &settings, &|_| ()).expect_err("refused").to_string()
+        };
+        let error = refused(&["gla", "atention"], budget());
+        assert!(error.contains("atention") && error.contains("did you mean attention"), "{error}");
+        let error = refused(&["gla", "attention"], Budget { parameters: 100, ..budget() });
+        assert!(error.contains("budget of 100"), "{error}");
+        let error = refused(&["gla"], budget());
+        assert!(error.contains("mqar"), "{error}");
+        let error = refused(&["gla", "attention"], Budget { rates: vec![1e-3], ..budget() });
+        assert!(error.contains('3'), "{error}");
+        let error = refused(&["gla+gla+gla", "attention"], budget());
+        assert!(error.contains("3 mixers for 2 layers"), "{error}");
+    }
+}
