@@ -49,7 +49,11 @@ fn size(text: &str) -> Result<usize, String> {
     parse_size("--memory", text).map_err(|e| e.to_string())
 }
 
-fn threads(text: &str) -> Result<usize, String> {
+/// A number of threads.
+///
+/// # Errors
+/// If it is none that a machine has use for.
+pub fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if (1..=MOST_THREADS).contains(&n) => Ok(n),
         _ => Err(format!("a number from 1 to {MOST_THREADS} is needed")),

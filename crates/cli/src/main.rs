@@ -31,15 +31,19 @@ enum Command {
     Tokenize(commands::tokenize::Args),
     /// Train a model by a recipe; resume where it stopped
     Train(commands::train::Args),
+    /// Train mixers under one budget, and compare them on a task
+    Compare(commands::compare::Args),
     /// Run the claim of a system as an experiment, against its baseline
     Reproduce(commands::reproduce::Args),
-    /// Measure this machine's limits
+    /// Measure this machine's limits, kernels, or a model
     Bench(commands::bench::Args),
     /// Measure how well a model predicts a text, alone or against another model
     Eval(commands::eval::Args),
     /// Write a model in another number format, and say what it costs
     Quantize(commands::quantize::Args),
-    /// Show what a model file holds, or draw the memory of its step
+    /// Run one operator, mixer or number format on tensors of a file
+    Op(commands::op::Args),
+    /// Show what a model, checkpoint, recipe, plan or result holds, or draw the memory of a step
     Show(commands::show::Args),
     /// Write the shell's completions to standard output
     Completions {
@@ -54,10 +58,12 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),
         Command::Train(args) => commands::train::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         Command::Reproduce(args) => commands::reproduce::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Quantize(args) => commands::quantize::run(&args),
+        Command::Op(args) => commands::op::run(&args),
         Command::Show(args) => commands::show::run(&args),
         Command::Completions { shell } => commands::completions::<Cli>(shell),
     };

@@ -2,8 +2,9 @@
 
 pub mod bench;
 pub mod chat;
+pub mod compare;
 pub mod eval;
-mod plan_svg;
+pub mod op;
 pub mod quantize;
 pub mod reproduce;
 pub mod run;

@@ -5,6 +5,8 @@ mod bad_input;
 mod folder;
 mod bench;
 mod golden;
+mod op;
+mod show;
 mod tiny;
 
 use std::path::Path;

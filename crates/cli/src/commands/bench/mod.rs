@@ -1,9 +1,12 @@
 //! `memwall bench`: what this machine can do, and what memwall does of it.
 
 mod gla;
+mod kernels;
 mod limits;
+mod model;
 mod step;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use memwall_kernels::gemm::Compute;
@@ -15,13 +18,13 @@ pub struct Args {
     #[command(flatten)]
     what: What,
     /// Operands of matrix products: f32 or bf16
-    #[arg(long, default_value = "f32", value_parser = precision, conflicts_with = "limits")]
+    #[arg(long, default_value = "f32", value_parser = precision, conflicts_with_all = ["limits", "kernels", "model"])]
     dtype: Precision,
     /// Threads; without it, as many as there are processors
     #[arg(short, long, value_name = "N", conflicts_with = "limits", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Timed runs, after some that are not
-    #[arg(long, value_name = "N", default_value_t = 15, conflicts_with = "limits", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 15, conflicts_with_all = ["limits", "kernels", "model"], value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
     /// Compute the inside of every block again in the backward pass rather than keep it
     #[arg(long, requires = "step")]
@@ -41,9 +44,14 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct What {
+    /// A model: prefill of 512 tokens, and decoding after 64 and 2048
+    model: Option<PathBuf>,
     /// This machine's read bandwidth and arithmetic peaks, with one thread and with all
     #[arg(long)]
     limits: bool,
+    /// Every kernel, as a share of these limits
+    #[arg(long)]
+    kernels: bool,
     /// A training step of a small decoder: forward, backward, AdamW; and by how much memory grows
     #[arg(long)]
     step: bool,
@@ -71,6 +79,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         What { gla: true, .. } => {
             gla::run(args.form, compute, threads, repeats, args.tokens as usize, args.json, &mut out)?;
         }
+        What { model: Some(path), .. } => model::run(path, threads, args.json, &mut out)?,
+        What { kernels: true, .. } => kernels::run(threads, args.json, &mut out)?,
         What { .. } => limits::run(args.json, &mut out)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,109 @@
+//! Whole layers by their configuration: token mixers in every form, and channel layers.
+
+use anyhow::{Context, bail};
+use memwall_cache::KvFormat;
+use memwall_formats::Dtype;
+use memwall_graph::ops::reshape;
+use memwall_graph::{Dim, Shape, Value};
+use memwall_nn::{Channel, ChannelConfig, Form as MixerForm, GlaForm, Kept, MixerConfig, Sequences, WeightTypes};
+
+use super::sequences::{cu_seqlens, longest, slots};
+use crate::commands::op::Precision;
+use crate::commands::op::builder::{Builder, LAYER, fixed};
+use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, real};
+
+pub const MIXER: Operator = Operator {
+    name: "mixer",
+    about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
+            kinds: attention (with gate, window, rope, norms of q and k), gla, short_conv; keys as in a recipe",
+    inputs: &[
+        real("x", "B T D", "inputs"),
+        integer("cu_seqlens", "S+1", "where packed sequences begin, and the end; then B is 1").optional(),
+    ],
+    weights: Some(
+        "by their checkpoint names within the layer, e.g. q_proj.weight [H·K, D]; a missing one is named with its shape",
+    ),
+    outputs: &[real("y", "B T D", "outputs")],
+    attributes: &["config"],
+    forms: &[Form::Parallel, Form::Chunked, Form::Recurrent],
+    how: How::Graph(mixer),
+};
+
+pub const CHANNEL: Operator = Operator {
+    name: "channel",
+    about: "a channel layer by its configuration, e.g. --config '{\"kind\": \"glu\", \"hidden\": 64}'; kinds: glu, mlp; \
+            activations silu, gelu, gelu_erf, relu",
+    inputs: &[real("x", "B T D", "inputs")],
+    weights: Some("gate_proj, up_proj, down_proj: .weight, and .bias if the configuration says so"),
+    outputs: &[real("y", "B T D", "outputs")],
+    attributes: &["config"],
+    forms: &[],
+    how: How::Graph(channel),
+};
+
+fn config<T: serde::de::DeserializeOwned>(b: &Builder<'_>) -> anyhow::Result<T> {
+    let text = b.attributes.required("config", b.attributes.text("config"))?;
+    serde_json::from_str(text).context("--config")
+}
+
+fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
+    let mut config: MixerConfig = config(b)?;
+    match &config {
+        MixerConfig::Attention(c) => c.check("--config"),
+        MixerConfig::Gla(c) => c.check("--config"),
+        MixerConfig::ShortConv(c) => c.check("--config"),
+    }?;
+    let form = b.form.unwrap_or(Form::Parallel);
+    let declared = match form {
+        Form::Parallel => MixerForm::Parallel,
+        Form::Chunked => MixerForm::Chunked,
+        Form::Recurrent => MixerForm::Recurrent,
+    };
+    if !config.mixer().forms().contains(&declared) {
+        let has: Vec<String> = config.mixer().forms().iter().map(|f| format!("{f:?}").to_lowercase()).collect();
+        bail!("--form {}: this mixer does not have it; there are {}", form.name(), has.join(", "));
+    }
+    if let MixerConfig::Gla(gla) = &mut config {
+        gla.form = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
+    }
+    let (rows, tokens, width) = (b.size('B'), b.size('T'), b.size('D'));
+    let (_, offsets) = cu_seqlens(b)?;
+    let places = slots(&offsets);
+    let (x, seqs) = if form == Form::Recurrent { kept(b, &offsets, &places)? } else { whole(b, &offsets)? };
+    b.feed_value(seqs.positions, &places.iter().map(|p| p[1]).collect::<Vec<_>>());
+    let y = config.mixer().forward(&mut b.g, &WeightTypes::new(), LAYER, x, &seqs)?;
+    Ok(vec![Made { name: "y", value: y, shape: Some(vec![rows, tokens, width]) }])
+}
+
+/// Whole sequences, all positions at once.
+fn whole(b: &mut Builder<'_>, offsets: &[i32]) -> anyhow::Result<(Value, Sequences)> {
+    let n = b.size('B') * b.size('T');
+    let x = b.reshaped("x", &[n, b.size('D')])?;
+    Ok((x, Sequences::whole(&mut b.g, n, offsets.len() - 1)?))
+}
+
+/// Rows that continue sequences from nothing: the layer as a step of inference runs it.
+fn kept(b: &mut Builder<'_>, offsets: &[i32], places: &[[i32; 2]]) -> anyhow::Result<(Value, Sequences)> {
+    if b.precision == Precision::F64 {
+        bail!("--dtype f64: kept states are for f32; the parallel form has f64");
+    }
+    let n = b.size('B') * b.size('T');
+    let rows = b.g.run_dim("rows", n)?;
+    let data = b.elements(b.needed("x")?)?;
+    let x = b.feed("x", Shape::from([Dim::from(rows), Dim::fixed(b.size('D'))]), b.g.elem(), data)?;
+    let kv = KvFormat::both(Dtype::F32);
+    let seqs = Sequences::slots(&mut b.g, rows, n, offsets.len() - 1, longest(offsets).max(1), kv, 0)?;
+    if let Kept::Slots { rows, slots, .. } = &seqs.kept {
+        b.feed_value(rows.rows, places.as_flattened());
+        b.feed_value(*slots, &places.iter().map(|p| p[0]).collect::<Vec<_>>());
+    }
+    Ok((x, seqs))
+}
+
+fn channel(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
+    let config: ChannelConfig = config(b)?;
+    let shape = [b.size('B'), b.size('T'), b.size('D')];
+    let x = b.reshaped("x", &[shape[0] * shape[1], shape[2]])?;
+    let y = config.forward(&mut b.g, &WeightTypes::new(), LAYER, x)?;
+    Ok(vec![made("y", reshape(&mut b.g, y, fixed(&shape)?)?)])
+}

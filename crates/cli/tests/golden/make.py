@@ -1,0 +1,82 @@
+"""Writes the golden files of `memwall op`, with PyTorch's automatic differentiation in f64 as the oracle.
+
+    python make.py
+
+Needs torch and safetensors. Each case is two files: NAME.in.safetensors, what `memwall op` is given, and
+NAME.out.safetensors, what it must write, gradients included. Both definitions below are dense and plain: all pairs of
+scores for attention, token by token for gated linear attention.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+torch.manual_seed(13)
+
+
+def save(name, inputs, outputs):
+    for part, tensors in [("in", inputs), ("out", outputs)]:
+        tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
+        save_file(tensors, str(HERE / f"{name}.{part}.safetensors"))
+
+
+def draw(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def attention(q, k, v, slopes, scale, left, softcap):
+    """Causal, windowed, with softcap, ALiBi and grouped keys; [B, T, H, K] and [B, M, G, K], aligned at the bottom right."""
+    tokens, keys, group = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
+    scores = scale * torch.einsum("bihd,bjhd->bhij", q, k)
+    scores = softcap * torch.tanh(scores / softcap)
+    at = torch.arange(tokens)[:, None] + keys - tokens
+    key = torch.arange(keys)[None, :]
+    scores = scores - slopes[None, :, None, None] * (at - key).abs()
+    scores = scores.masked_fill((key > at) | (key < at - left), -torch.inf)
+    o = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v)
+    lse = scores.logsumexp(-1)  # [B, H, T] -> [H, B * T]
+    return o, lse.transpose(0, 1).reshape(lse.shape[1], -1)
+
+
+def gla(q, k, v, g, cu, initial, scale):
+    """Token by token: S = diag(exp(g)) S + k v^T, o = scale q^T S; [T, H, K], and [T, G, K] for k, v and g."""
+    group = q.shape[1] // k.shape[1]
+    k, v, g = (x.repeat_interleave(group, dim=1) for x in (k, v, g))
+    o, states = [], []
+    for i in range(len(cu) - 1):
+        state = initial[i]
+        for t in range(cu[i], cu[i + 1]):
+            state = state * g[t].exp()[:, :, None] + k[t][:, :, None] * v[t][:, None, :]
+            o.append(scale * torch.einsum("hk,hkv->hv", q[t], state))
+        states.append(state)
+    return torch.stack(o), torch.stack(states)
+
+
+def with_gradients(inputs, outputs, seeds):
+    """Outputs, and gradients of the inputs under the seeds of the outputs."""
+    names = [n for n, x in inputs.items() if x.requires_grad]
+    total = sum((outputs[n] * seed).sum() for n, seed in seeds.items())
+    grads = torch.autograd.grad(total, [inputs[n] for n in names])
+    return {**outputs, **{f"d{n}": grad for n, grad in zip(names, grads)}}
+
+
+q, k, v = draw(2, 7, 4, 8).requires_grad_(), draw(2, 11, 2, 8).requires_grad_(), draw(2, 11, 2, 6).requires_grad_()
+slopes, do = torch.tensor([0.5, 0.25, 0.125, 0.0], dtype=torch.float64), draw(2, 7, 4, 6)
+o, lse = attention(q, k, v, slopes, 0.3, 5, 2.0)
+made = with_gradients({"q": q, "k": k, "v": v}, {"o": o, "lse": lse}, {"o": do})
+save("attention", {"q": q, "k": k, "v": v, "alibi_slopes": slopes, "do": do}, made)
+
+cu = [0, 8, 21]
+inputs = {"q": draw(21, 4, 5), "k": draw(21, 2, 5), "v": draw(21, 2, 6), "g": -draw(21, 2, 5).abs(), "initial_state": draw(2, 4, 5, 6)}
+for x in inputs.values():
+    x.requires_grad_()
+o, final = gla(*(inputs[n] for n in "qkvg"), cu, inputs["initial_state"], 5**-0.5)
+seeds = {"o": draw(21, 4, 6), "final_state": draw(2, 4, 5, 6)}
+made = with_gradients(inputs, {"o": o, "final_state": final}, seeds)
+packed = ["q", "k", "v", "g", "o", "dq", "dk", "dv", "dg", "do"]
+row = lambda tensors: {n: x[None] if n in packed else x for n, x in tensors.items()}
+given = {**inputs, **{f"d{n}": x for n, x in seeds.items()}, "cu_seqlens": torch.tensor(cu)}
+save("gla", row(given), row(made))
