@@ -60,7 +60,11 @@ pub fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
-fn kv(text: &str) -> Result<KvFormat, String> {
+/// A format of keys and values.
+///
+/// # Errors
+/// If caches do not store it.
+pub fn kv(text: &str) -> Result<KvFormat, String> {
     match Dtype::from_name(text) {
         Some(d @ (Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::Q8_0)) => Ok(KvFormat::both(d)),
         _ => Err("caches store f32, f16, bf16 or q8_0".into()),

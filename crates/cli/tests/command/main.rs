@@ -6,6 +6,7 @@ mod folder;
 mod bench;
 mod golden;
 mod op;
+mod pages;
 mod show;
 mod tiny;
 

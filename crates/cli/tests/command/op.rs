@@ -337,8 +337,12 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
     refused(&op("encode"), &["--format is missing"]);
     refused(&[&op("encode")[..], &["--format", "q4k"]].concat(), &["q4k", "Q4_K"]);
     refused(&[&op("encode")[..], &["--format", "q4_k"]].concat(), &["input x", "4 values", "256"]);
+    write(&input, &[reals("x", &[3, 0], &[]), reals("weight", &[0], &[])]);
+    refused(&op("rms_norm"), &["F32[3, 0]", "at least 1"]);
+    refused(&op("gla_step"), &["input state is missing"]);
     write(&input, &[integers("x", &[3], &[1, 2, 3])]);
     refused(&op("silu"), &["input x is I32", "real"]);
+    refused(&[&op("adamw")[..], &["--grad"]].concat(), &["adamw has no gradient"]);
     refused(&["op", "silu", "--in", "absent.safetensors", "--out", "o"], &["absent.safetensors"]);
     std::fs::write(&input, b"junk").unwrap();
     refused(&op("silu"), &["in.safetensors", "safetensors"]);

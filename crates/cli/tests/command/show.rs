@@ -14,7 +14,7 @@ const RECIPE: &str = r#"
 name = "tiny"
 
 [model]
-vocab_size = 300
+vocab_size = 280
 d_model = 16
 max_context = 32
 

@@ -34,6 +34,9 @@ impl Op for Norm {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         let (x, width) = (inputs[0], self.kernel.width);
+        if width == 0 {
+            return Err(format!("x is {x}; rows of at least 1 are needed"));
+        }
         if x.shape.width() != Some(width) {
             return Err(format!("rows of {} do not have width {width}", x.shape));
         }

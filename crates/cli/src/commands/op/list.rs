@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::attributes::{ALL as ATTRIBUTES, Attribute};
-use super::operator::{Argument, How, Operator};
+use super::operator::{Argument, Operator};
 use super::operators;
 use super::shapes::documented;
 
@@ -58,9 +58,9 @@ fn page(out: &mut impl Write, o: &Operator) -> std::io::Result<()> {
         let forms: Vec<&str> = o.forms.iter().map(|f| f.name()).collect();
         writeln!(out, "  forms: {}", forms.join(", "))?;
     }
-    match o.how {
-        How::Graph(_) => writeln!(out, "  --grad: dX of real inputs, from dY of outputs"),
-        How::Alone(_, why) => writeln!(out, "  no gradient: {why}"),
+    match o.how.no_gradient() {
+        None => writeln!(out, "  --grad: dX of real inputs, from dY of outputs"),
+        Some(why) => writeln!(out, "  no gradient: {why}"),
     }
 }
 
@@ -83,6 +83,6 @@ fn object(o: &Operator) -> Value {
         "outputs": arguments(o.outputs),
         "attributes": options,
         "forms": o.forms.iter().map(|f| f.name()).collect::<Vec<_>>(),
-        "no_gradient": match o.how { How::Graph(_) => None, How::Alone(_, why) => Some(why) },
+        "no_gradient": o.how.no_gradient(),
     })
 }

@@ -3,7 +3,7 @@
 use memwall_graph::Value;
 
 use super::builder::Builder;
-use super::tensors::Tensor;
+use super::tensors::NamedTensors;
 
 /// What the elements of a tensor are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +108,27 @@ pub fn made(name: &'static str, value: Value) -> Made {
     Made { name, value, shape: None }
 }
 
+/// Why what changes a state in place has no gradient.
+pub const IN_PLACE: &str = "it changes a state in place; the operator over whole sequences has one";
+
 /// How an operator is computed.
 pub enum How {
     /// By the graph, which also differentiates it.
     Graph(fn(&mut Builder<'_>) -> anyhow::Result<Vec<Made>>),
+    /// By the graph, on states that it changes in place: with why it has no gradient.
+    Step(fn(&mut Builder<'_>) -> anyhow::Result<Vec<Made>>, &'static str),
     /// By a kernel or a format alone; with why it has no gradient.
-    Alone(fn(&mut Builder<'_>) -> anyhow::Result<Vec<(String, Tensor)>>, &'static str),
+    Alone(fn(&mut Builder<'_>) -> anyhow::Result<NamedTensors>, &'static str),
+}
+
+impl How {
+    /// Why there is no gradient, if there is none.
+    pub fn no_gradient(&self) -> Option<&'static str> {
+        match self {
+            How::Graph(_) => None,
+            How::Step(_, why) | How::Alone(_, why) => Some(why),
+        }
+    }
 }
 
 /// An operator, mixer or format.

@@ -11,7 +11,7 @@ use super::Precision;
 use super::attributes::Attributes;
 use super::builder::{Builder, fixed};
 use super::operator::{Form, How, Made, Operator};
-use super::tensors::{Elements, Tensor, Tensors};
+use super::tensors::{Elements, NamedTensors, Tensor, Tensors};
 
 /// What is asked of an operator.
 pub struct Request<'a> {
@@ -33,17 +33,19 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// Names the flag, tensor or operator that is wrong.
-pub fn run(operator: &Operator, request: &Request<'_>) -> anyhow::Result<Vec<(String, Tensor)>> {
+pub fn run(operator: &Operator, request: &Request<'_>) -> anyhow::Result<NamedTensors> {
     request.attributes.check(operator)?;
     if let Some(form) = request.form.filter(|form| !operator.forms.contains(form)) {
         let has: Vec<&str> = operator.forms.iter().map(|f| f.name()).collect();
         let has = if has.is_empty() { "there is no choice".into() } else { format!("there are {}", has.join(", ")) };
         bail!("--form {}: {} does not have it; {has}", form.name(), operator.name);
     }
+    if let Some(why) = operator.how.no_gradient().filter(|_| request.grad) {
+        bail!("{} has no gradient: {why}", operator.name);
+    }
     let mut b = Builder::new(operator, request)?;
     let build = match operator.how {
-        How::Graph(build) => build,
-        How::Alone(_, why) if request.grad => bail!("{} has no gradient: {why}", operator.name),
+        How::Graph(build) | How::Step(build, _) => build,
         How::Alone(compute, _) => {
             b.refuse_strangers()?;
             return compute(&mut b);
@@ -58,7 +60,7 @@ pub fn run(operator: &Operator, request: &Request<'_>) -> anyhow::Result<Vec<(St
         let shape = o.shape.clone().unwrap_or_else(|| b.g.shape(o.value).sizes(&runs).axes().to_vec());
         wanted.push((o.name.into(), o.value, shape));
     }
-    let mut zero: Vec<(String, Tensor)> = Vec::new();
+    let mut zero = NamedTensors::new();
     if request.grad {
         for (name, shape, value) in gradients(&mut b, operator, &outputs)? {
             match value {
@@ -113,7 +115,7 @@ fn execute(
     memory: &mut Memory,
     wanted: &[(String, Value, Vec<usize>)],
     threads: usize,
-) -> anyhow::Result<Vec<(String, Tensor)>> {
+) -> anyhow::Result<NamedTensors> {
     let mut g = b.g.clone();
     let runs = g.max_sizes();
     for (name, value, shape) in wanted {

@@ -68,6 +68,9 @@ impl Tensor {
     }
 }
 
+/// Tensors with their names, in the order in which they are written.
+pub type NamedTensors = Vec<(String, Tensor)>;
+
 /// The tensors of a file, by name.
 #[derive(Debug, Default)]
 pub struct Tensors {

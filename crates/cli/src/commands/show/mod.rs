@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use memwall_cache::KvFormat;
 use memwall_formats::atomic_file;
 use memwall_graph::{Graph, Plan, PlanOptions};
 use memwall_infer::{EngineOptions, Model, step_graph};
@@ -34,11 +35,21 @@ pub struct Args {
     /// Rows of the step to plan for
     #[arg(long, value_name = "N", default_value_t = 64, requires = "plan")]
     step: usize,
-    #[command(flatten)]
-    model_args: load::ModelArgs,
+    /// Threads to plan for; without it, as many as there are processors
+    #[arg(short, long, value_name = "N", value_parser = load::threads)]
+    threads: Option<usize>,
+    /// How the planned step stores keys and values: f32, f16, bf16 or q8_0
+    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = load::kv, requires = "plan")]
+    kv: KvFormat,
     /// One JSON object
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
 }
 
 /// Shows it.
@@ -51,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let mut out = std::io::stdout().lock();
     match extension(&args.file) {
-        "toml" => recipe::show(&args.file, args.model_args.threads(), args.json, &mut out)?,
+        "toml" => recipe::show(&args.file, args.threads(), args.json, &mut out)?,
         "json" if !args.file.ends_with("model.safetensors.index.json") => {
             json_file::show(&args.file, args.json, &mut out)?;
         }
@@ -66,7 +77,7 @@ fn extension(file: &Path) -> &str {
 
 /// The step of a file, planned, with a title.
 fn planned(args: &Args) -> anyhow::Result<(Graph, Plan, String)> {
-    let threads = args.model_args.threads();
+    let threads = args.threads();
     if extension(&args.file) == "toml" {
         let recipe = Recipe::read(&args.file)?;
         let (graph, plan) = recipe::planned(&recipe, threads)?;
@@ -76,7 +87,7 @@ fn planned(args: &Args) -> anyhow::Result<(Graph, Plan, String)> {
     }
     let model = Model::open(&args.file)?;
     let context = args.context.unwrap_or_else(|| model.checkpoint().config.max_context.min(512));
-    let options = EngineOptions { threads, context, step: args.step, kv: args.model_args.kv, ..Default::default() };
+    let options = EngineOptions { threads, context, step: args.step, kv: args.kv, ..Default::default() };
     let (graph, _) = step_graph(&model, &options)?;
     let plan = Plan::new(&graph, PlanOptions { threads, ..PlanOptions::default() });
     let name = args.file.file_name().unwrap_or_default().display();

@@ -13,7 +13,6 @@ use memwall_store::format_size;
 const STEP: f64 = 13.0;
 const ARENA: f64 = 420.0;
 const LAYERS: f64 = 18.0;
-const LABELS: f64 = 230.0;
 const ARCS: f64 = 170.0;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 24.0;
@@ -33,7 +32,7 @@ const AGAIN_COLUMN: &str = "#fbe3e1";
 pub fn draw(graph: &Graph, plan: &Plan, title: &str) -> String {
     let nodes = graph.nodes().len().max(1);
     let width = (LEFT + nodes as f64 * STEP + RIGHT).max(LEAST);
-    let height = TOP + LAYERS + ARENA + LABELS + ARCS;
+    let height = bottom() + labels(graph) + ARCS;
     let mut svg = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(
@@ -131,7 +130,7 @@ fn columns(svg: &mut String, graph: &Graph) {
         let _ = writeln!(
             svg,
             r##"<rect x="{left:.1}" y="{top}" width="{wide:.1}" height="{:.0}" fill="{colour}"/>"##,
-            ARENA + LABELS
+            ARENA + labels(graph)
         );
     }
 }
@@ -239,20 +238,17 @@ fn live(svg: &mut String, graph: &Graph, plan: &Plan) {
 
 fn operators(svg: &mut String, graph: &Graph, plan: &Plan) {
     let top = bottom() + 6.0;
-    let line = bottom() + LABELS - 8.0;
+    let line = bottom() + labels(graph);
     for (i, node) in graph.nodes().iter().enumerate() {
         let at = x(i) + STEP / 2.0;
-        let (name, weight) = match fused(node) {
-            Some(parts) => (parts.join("·"), "bold"),
-            None => (node.op.name().to_string(), "normal"),
-        };
+        let weight = if fused(node).is_some() { "bold" } else { "normal" };
         let colour = if node.phase == Phase::Recompute { AGAIN } else { fill(graph, i) };
         let _ = writeln!(
             svg,
             r#"<text transform="translate({:.1},{top:.1}) rotate(90)" fill="{colour}" font-weight="{weight}"><title>{}</title>{}</text>"#,
             at - 3.0,
             escape(&format!("{} in {}", node.op.name(), node.scope)),
-            escape(&cut(&format!("{i} {name}"))),
+            escape(&label(i, node)),
         );
         for &input in &node.inputs {
             let Source::Node { node: maker, .. } = graph.info(input).source else { continue };
@@ -271,13 +267,23 @@ fn operators(svg: &mut String, graph: &Graph, plan: &Plan) {
     }
 }
 
-/// As many characters as the labels have room for.
-fn cut(label: &str) -> String {
+/// An operator's number and name, or what it was fused from.
+fn label(i: usize, node: &Node) -> String {
     const MOST: usize = 42;
-    match label.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &label[..end]),
-        None => label.into(),
+    let whole = match fused(node) {
+        Some(parts) => format!("{i} {}", parts.join("·")),
+        None => format!("{i} {}", node.op.name()),
+    };
+    match whole.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &whole[..end]),
+        None => whole,
     }
+}
+
+/// Height of the longest label.
+fn labels(graph: &Graph) -> f64 {
+    let longest = graph.nodes().iter().enumerate().map(|(i, node)| label(i, node).chars().count()).max();
+    24.0 + 5.6 * longest.unwrap_or(0) as f64
 }
 
 fn escape(text: &str) -> String {

@@ -7,7 +7,7 @@ use memwall_kernels::{Pool, Real};
 use crate::commands::op::Precision;
 use crate::commands::op::builder::Builder;
 use crate::commands::op::operator::{How, Operator, real};
-use crate::commands::op::tensors::{Elements, Tensor};
+use crate::commands::op::tensors::{Elements, NamedTensors, Tensor};
 
 pub const ADAMW: Operator = Operator {
     name: "adamw",
@@ -29,7 +29,7 @@ pub const ADAMW: Operator = Operator {
     how: How::Alone(step, "an optimizer's step is not differentiated"),
 };
 
-fn step(b: &mut Builder<'_>) -> anyhow::Result<Vec<(String, Tensor)>> {
+fn step(b: &mut Builder<'_>) -> anyhow::Result<NamedTensors> {
     let a = b.attributes;
     let update = AdamW {
         learning_rate: a.required("learning-rate", a.number("learning-rate"))?,

@@ -15,7 +15,7 @@ use super::encoded::format_named;
 use super::sequences::{longest, offsets, slots};
 use crate::commands::op::Precision;
 use crate::commands::op::builder::{Builder, fixed};
-use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, mask, real};
+use crate::commands::op::operator::{Form, How, IN_PLACE, Made, Operator, integer, made, mask, real};
 use crate::commands::op::tensors::Elements;
 
 pub const ATTENTION: Operator = Operator {
@@ -67,7 +67,7 @@ pub const CACHED_ATTENTION: Operator = Operator {
     outputs: &[real("o", "N H V", "outputs"), real("lse", "H N", "log-sum-exp of the scores")],
     attributes: &["cache", "window-left", "scale", "softcap"],
     forms: &[],
-    how: How::Graph(cached_attention),
+    how: How::Step(cached_attention, IN_PLACE),
 };
 
 pub const CACHE_WRITE: Operator = Operator {
@@ -82,7 +82,7 @@ pub const CACHE_WRITE: Operator = Operator {
     outputs: &[real("cache", "S C W", "the cache after, decoded")],
     attributes: &["cache"],
     forms: &[],
-    how: How::Graph(cache_write),
+    how: How::Step(cache_write, IN_PLACE),
 };
 
 fn kernel(b: &Builder<'_>) -> anyhow::Result<Kernel> {

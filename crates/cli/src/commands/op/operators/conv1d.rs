@@ -6,7 +6,7 @@ use memwall_kernels::conv1d::Conv1d as Kernel;
 
 use super::sequences::{cu_seqlens, slots};
 use crate::commands::op::builder::{Builder, fixed};
-use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, real};
+use crate::commands::op::operator::{Form, How, IN_PLACE, Made, Operator, integer, made, real};
 
 pub const CONV1D: Operator = Operator {
     name: "conv1d",
@@ -38,7 +38,7 @@ pub const CONV1D_STEP: Operator = Operator {
     outputs: &[real("y", "N D", "outputs"), real("state", "S W-1 D", "the states after")],
     attributes: &["silu"],
     forms: &[],
-    how: How::Graph(conv1d_step),
+    how: How::Step(conv1d_step, IN_PLACE),
 };
 
 fn kernel(b: &Builder<'_>) -> Kernel {

@@ -7,7 +7,7 @@ use memwall_kernels::gla::{Form as KernelForm, Gate, Gla as Kernel};
 
 use super::sequences::cu_seqlens;
 use crate::commands::op::builder::{Builder, fixed};
-use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, real};
+use crate::commands::op::operator::{Form, How, IN_PLACE, Made, Operator, integer, made, real};
 
 const EQUATION: &str = "S_t = diag(exp(g_t)) S_{t−1} + k_t v_tᵀ, o_t = scale · S_tᵀ q_t (GLA, arXiv 2312.06635); \
                         without g: linear attention";
@@ -45,7 +45,7 @@ pub const GLA_STEP: Operator = Operator {
     outputs: &[real("o", "N H V", "outputs"), real("state", "S H K V", "the states after")],
     attributes: &["scale", "growing-gates"],
     forms: &[],
-    how: How::Graph(gla_step),
+    how: How::Step(gla_step, IN_PLACE),
 };
 
 fn kernel(b: &Builder<'_>) -> anyhow::Result<Kernel> {

@@ -1,5 +1,6 @@
 //! Norms and softmax of rows.
 
+use anyhow::bail;
 use memwall_graph::ops::norm::Norm;
 use memwall_graph::ops::softmax::Softmax;
 
@@ -43,16 +44,23 @@ pub const SOFTMAX: Operator = Operator {
     how: How::Graph(softmax),
 };
 
+fn eps(b: &Builder<'_>) -> anyhow::Result<f64> {
+    match b.attributes.number("eps") {
+        Some(eps) if eps < 0.0 => bail!("--eps {eps}: a number from 0 on is needed"),
+        eps => Ok(eps.unwrap_or(1e-5)),
+    }
+}
+
 fn rms_norm(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
     let inputs = [b.real("x")?, b.real("weight")?];
-    let norm = Norm::rms(b.size('W'), b.attributes.number("eps").unwrap_or(1e-5));
+    let norm = Norm::rms(b.size('W'), eps(b)?);
     Ok(vec![made("y", b.g.push1(norm, &inputs)?)])
 }
 
 fn layer_norm(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
     let mut inputs = vec![b.real("x")?, b.real("weight")?];
     inputs.extend(b.maybe_real("bias")?);
-    let norm = Norm::layer(b.size('W'), b.attributes.number("eps").unwrap_or(1e-5));
+    let norm = Norm::layer(b.size('W'), eps(b)?);
     Ok(vec![made("y", b.g.push1(norm, &inputs)?)])
 }
 
