@@ -66,7 +66,7 @@ pub enum GraphError {
         of: String,
     },
     /// A value that should be finite is not.
-    #[error("{op} in {scope} made {what} of finite inputs")]
+    #[error("{op} in {scope} made {what}, the first operator that did")]
     NotFinite {
         /// The operator's name.
         op: &'static str,

@@ -77,7 +77,7 @@ impl Executor {
         &self.runner.plan
     }
 
-    /// Stops at the first operator that makes a NaN.
+    /// Stops at the first operator that makes a NaN or an infinity.
     pub fn check_finite(&mut self, on: bool) {
         self.runner.check_finite = on;
     }

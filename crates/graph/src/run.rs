@@ -100,7 +100,7 @@ impl Runner {
                 what,
             })?;
             if self.check_finite {
-                self.look_for_nan(i)?;
+                self.look_for_not_finite(i)?;
             }
             if laws {
                 self.check_fences(arena, i)?;
@@ -110,7 +110,7 @@ impl Runner {
         Ok(())
     }
 
-    fn look_for_nan(&self, i: usize) -> Result<(), GraphError> {
+    fn look_for_not_finite(&self, i: usize) -> Result<(), GraphError> {
         let node = &self.graph.nodes()[i];
         for (k, slot) in self.node_slots[i].1.iter().enumerate() {
             if !matches!(slot.dtype, Dtype::F32 | Dtype::F64) || matches!(node.op.alias(k), Some(Alias::View { .. })) {
@@ -118,13 +118,14 @@ impl Runner {
             }
             // SAFETY: the slot was bound for this run and its node has written it.
             let bytes = unsafe { std::slice::from_raw_parts(slot.ptr, slot.bytes()) };
-            let nan = match slot.dtype {
-                Dtype::F64 => bytemuck::cast_slice::<u8, f64>(bytes).iter().any(|x| x.is_nan()),
-                _ => bytemuck::cast_slice::<u8, f32>(bytes).iter().any(|x| x.is_nan()),
+            let found = match slot.dtype {
+                Dtype::F64 => bytemuck::cast_slice::<u8, f64>(bytes).iter().copied().find(|x| !x.is_finite()),
+                _ => bytemuck::cast_slice::<u8, f32>(bytes).iter().map(|&x| f64::from(x)).find(|x| !x.is_finite()),
             };
-            if nan {
+            if let Some(x) = found {
                 let (op, scope) = (node.op.name(), node.scope.to_string());
-                return Err(GraphError::NotFinite { op, scope, what: format!("NaN in output {k}") });
+                let kind = if x.is_nan() { "NaN" } else { "an infinity" };
+                return Err(GraphError::NotFinite { op, scope, what: format!("{kind} in output {k}") });
             }
         }
         Ok(())
