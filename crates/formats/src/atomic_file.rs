@@ -5,6 +5,7 @@
 //! writer of memwall goes through here.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -52,9 +53,8 @@ impl AtomicFile {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let mut hidden = std::ffi::OsString::from(".");
-            hidden.push(name);
-            hidden.push(format!(".{}-{count}.part", std::process::id()));
+            let mut hidden = hidden_prefix(name);
+            hidden.push(format!("{}-{count}{UNFINISHED}", std::process::id()));
             let temporary = target.with_file_name(hidden);
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => {
@@ -137,13 +137,51 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), WriteError> {
     file.commit()
 }
 
-#[cfg(unix)]
-fn sync_folder(file: &Path) -> io::Result<()> {
-    let folder = match file.parent() {
+/// How the names of temporary files end.
+const UNFINISHED: &str = ".part";
+
+/// How the names of the temporary files of a file begin.
+fn hidden_prefix(name: &OsStr) -> OsString {
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".");
+    hidden
+}
+
+/// Removes what killed processes have left of a file that they were writing; how many there were.
+///
+/// Only for a file that nobody is writing now: see to that by a lock.
+///
+/// # Errors
+/// When the folder cannot be listed, or a file not be removed.
+pub fn remove_unfinished(path: impl AsRef<Path>) -> io::Result<usize> {
+    let path = path.as_ref();
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let Some(name) = target.file_name() else { return Ok(0) };
+    let prefix = hidden_prefix(name);
+    let mut removed = 0;
+    for entry in fs::read_dir(folder_of(&target))? {
+        let entry = entry?;
+        let (found, wanted) = (entry.file_name(), prefix.as_encoded_bytes());
+        let bytes = found.as_encoded_bytes();
+        if bytes.starts_with(wanted) && bytes.ends_with(UNFINISHED.as_bytes()) {
+            fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-    File::open(folder)?.sync_all()
+    }
+}
+
+#[cfg(unix)]
+fn sync_folder(file: &Path) -> io::Result<()> {
+    File::open(folder_of(file))?.sync_all()
 }
 
 #[cfg(not(unix))]
@@ -183,6 +221,20 @@ mod tests {
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["weights"]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        write(&path, b"good").unwrap();
+        // A killed process drops nothing.
+        std::mem::forget(AtomicFile::create(&path).unwrap());
+        fs::write(folder.path().join("weights.part"), b"").unwrap();
+        assert_eq!(names(folder.path()).len(), 3);
+        assert_eq!(remove_unfinished(&path).unwrap(), 1);
+        assert_eq!(names(folder.path()), ["weights", "weights.part"]);
+        assert_eq!(remove_unfinished(&path).unwrap(), 0);
     }
 
     #[test]
