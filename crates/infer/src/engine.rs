@@ -10,7 +10,7 @@ use memwall_cache::KvFormat;
 use memwall_formats::Dtype;
 use memwall_graph::{Executor, Graph, Memory, Plan, PlanOptions, RunDim, Source, Value, prune};
 use memwall_kernels::Pool;
-use memwall_nn::{MixerConfig, Sequences};
+use memwall_nn::{MixerConfig, ModelConfig, Sequences, WeightTypes};
 use memwall_store::{Budget, Reservation};
 
 use crate::memory_plan::is_cache;
@@ -100,22 +100,32 @@ struct Inputs {
 /// If the model cannot be built.
 pub fn step_graph(model: &Model, options: &EngineOptions) -> Result<(Graph, Sequences), InferError> {
     let checkpoint = model.checkpoint();
-    let (config, types) = (&checkpoint.config, checkpoint.types());
+    step_graph_of(&checkpoint.config, &checkpoint.types(), options)
+}
+
+/// The step graph of a model whose matrices are stored in `types`, F32 where it says nothing.
+///
+/// # Errors
+/// If the model cannot be built.
+pub fn step_graph_of(
+    config: &ModelConfig,
+    types: &WeightTypes,
+    options: &EngineOptions,
+) -> Result<(Graph, Sequences), InferError> {
     let mut g = Graph::new(Dtype::F32);
     let rows = g.run_dim("rows", options.step)?;
     let outputs = g.run_dim("outputs", options.outputs)?;
     let seqs =
         Sequences::slots(&mut g, rows, options.step, options.slots, options.context, options.kv, options.rollback)?;
     let chosen = g.input("chosen", [memwall_graph::Dim::from(outputs)], Dtype::I32)?;
-    let hidden = config.hidden(&mut g, &types, &seqs)?;
-    let logits = config.logits(&mut g, &types, hidden, Some(chosen))?;
+    let hidden = config.hidden(&mut g, types, &seqs)?;
+    let logits = config.logits(&mut g, types, hidden, Some(chosen))?;
     g.output("logits", logits);
     Ok((memwall_graph::fuse(&prune(&g)), seqs))
 }
 
 /// Checks that a model can have these options.
-pub(crate) fn check_options(model: &Model, options: &EngineOptions) -> Result<(), InferError> {
-    let config = &model.checkpoint().config;
+pub(crate) fn check_options(config: &ModelConfig, options: &EngineOptions) -> Result<(), InferError> {
     if options.context == 0 || options.context > config.max_context {
         let most = config.max_context;
         return Err(InferError::request(format!(
@@ -147,7 +157,6 @@ impl Engine {
     /// # Errors
     /// As [`Engine::new`]; and if the budget does not hold the plan.
     pub fn with_budget(model: &Model, options: EngineOptions, budget: &Budget) -> Result<Engine, InferError> {
-        let config = &model.checkpoint().config;
         let planned = MemoryPlan::of(model, options, 0)?;
         let accounts = [
             ("weights", planned.weights_bytes),
@@ -159,6 +168,35 @@ impl Engine {
         let (graph, seqs) = step_graph(model, &options)?;
         let mut memory = Memory::new();
         model.load(&graph, &mut memory)?;
+        Engine::assemble(&model.checkpoint().config, graph, seqs, memory, options, held)
+    }
+
+    /// Plans a model whose weights are in `memory` as F32, under memwall's names: one that is being trained.
+    /// [`Engine::into_memory`] gives the memory back.
+    ///
+    /// # Errors
+    /// If the options do not fit the model, or a weight is missing or wrong; the memory is then gone.
+    pub fn over(config: &ModelConfig, memory: Memory, options: EngineOptions) -> Result<Engine, InferError> {
+        check_options(config, &options)?;
+        let (graph, seqs) = step_graph_of(config, &WeightTypes::new(), &options)?;
+        let mut engine = Engine::assemble(config, graph, seqs, memory, options, Vec::new())?;
+        (0..options.slots).for_each(|slot| engine.clear(slot));
+        Ok(engine)
+    }
+
+    /// The weights and states.
+    pub fn into_memory(self) -> Memory {
+        self.memory
+    }
+
+    fn assemble(
+        config: &ModelConfig,
+        graph: Graph,
+        seqs: Sequences,
+        mut memory: Memory,
+        options: EngineOptions,
+        held: Vec<Reservation>,
+    ) -> Result<Engine, InferError> {
         let find =
             |name: &str| graph.find(name).ok_or_else(|| InferError::request(format!("the graph has no input {name}")));
         let inputs = Inputs {

@@ -14,7 +14,7 @@ pub mod perplexity;
 pub mod sample;
 
 pub use bandwidth::{bytes_per_token, read_bandwidth};
-pub use engine::{Engine, EngineOptions, StepRows, Wanted, step_graph};
+pub use engine::{Engine, EngineOptions, StepRows, Wanted, step_graph, step_graph_of};
 pub use error::InferError;
 pub use generate::{Finish, Generated, Limits, generate};
 pub use memory_plan::{MemoryPlan, Wish};

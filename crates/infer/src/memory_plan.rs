@@ -40,7 +40,7 @@ impl MemoryPlan {
     /// # Errors
     /// If the options do not fit the model.
     pub fn of(model: &Model, options: EngineOptions, other: usize) -> Result<MemoryPlan, InferError> {
-        check_options(model, &options)?;
+        check_options(&model.checkpoint().config, &options)?;
         let (graph, _) = step_graph(model, &options)?;
         let runs = graph.max_sizes();
         let (mut kv, mut state) = (0, 0);
