@@ -61,7 +61,7 @@ pub enum MixerConfig {
 
 /// A channel layer by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ChannelConfig {
     /// No channel layer.
     #[default]

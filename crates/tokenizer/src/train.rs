@@ -88,7 +88,7 @@ fn train(texts: &[String], settings: &BpeSettings) -> Result<String, TokenizerEr
 
 /// A text in pieces, to be counted one by one: cut before each line end that something other than a space follows. No
 /// word goes over such a place (the last of a run of spaces is left to what follows), so the words are those of the whole.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let cut = rest

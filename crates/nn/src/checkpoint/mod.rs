@@ -103,7 +103,7 @@ impl Checkpoint {
     /// If the family is unknown, a key or tensor is missing or wrong.
     pub fn open(container: &Container) -> Result<Checkpoint, CheckpointError> {
         let checkpoint = match container.format() {
-            ContainerFormat::Gguf if memwall::is(container) => memwall::open(container)?,
+            _ if memwall::is(container) => memwall::open(container)?,
             ContainerFormat::Gguf | ContainerFormat::Llama2c => gguf::open(container)?,
             ContainerFormat::Safetensors => hugging_face::open(container)?,
         };
