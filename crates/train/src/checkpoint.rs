@@ -5,12 +5,24 @@ use std::path::Path;
 
 use memwall_formats::gguf::TensorPlan;
 use memwall_formats::{Container, Dtype, FileError, safetensors};
+use memwall_nn::{ARCHITECTURE, CONFIG_KEY};
 
+use crate::read::read;
 use crate::trainer::Trainer;
 use crate::update::{first_moment, second_moment};
 
 const STEPS: &str = "memwall.steps";
 const RECIPE: &str = "memwall.recipe";
+const TEXT: &str = "memwall.text";
+
+/// What a checkpoint belongs to, compared when training resumes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// The recipe, as TOML.
+    pub recipe: String,
+    /// What tells the tokens of the text from those of another.
+    pub text: String,
+}
 
 /// Why a checkpoint does not continue this training.
 #[derive(Debug, thiserror::Error)]
@@ -29,19 +41,28 @@ pub enum CheckpointError {
     },
 }
 
-/// Writes the trainer's weights, moments and number of steps; `recipe` is compared when training resumes.
+/// Writes the trainer's weights, moments and number of steps, which is the position in the data.
+///
+/// It is a model file as well: `memwall.config` holds the configuration.
 ///
 /// # Errors
 /// If the file cannot be written; what stood there before stays.
-pub fn save(path: &Path, trainer: &Trainer, recipe: &str) -> Result<(), CheckpointError> {
+pub fn save(path: &Path, trainer: &Trainer, origin: &Origin) -> Result<(), CheckpointError> {
     let names = names(trainer);
     let mut plans = Vec::new();
     for name in &names {
         let shape = shape(trainer, name);
         plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
     }
-    let metadata =
-        BTreeMap::from([(STEPS.to_string(), trainer.steps().to_string()), (RECIPE.to_string(), recipe.to_string())]);
+    let config = serde_json::json!(trainer.config()).to_string();
+    let metadata = [
+        ("general.architecture", ARCHITECTURE.to_string()),
+        (CONFIG_KEY, config),
+        (STEPS, trainer.steps().to_string()),
+        (RECIPE, origin.recipe.clone()),
+        (TEXT, origin.text.clone()),
+    ];
+    let metadata: BTreeMap<String, String> = metadata.map(|(key, value)| (key.to_string(), value)).into();
     let mut writer = safetensors::Writer::create(path, &metadata, &plans)?;
     for name in &names {
         writer.write(trainer.memory().get::<u8>(name).unwrap_or(&[]))?;
@@ -49,33 +70,37 @@ pub fn save(path: &Path, trainer: &Trainer, recipe: &str) -> Result<(), Checkpoi
     Ok(writer.finish()?)
 }
 
-/// Loads what [`save`] wrote into a trainer of the same model and recipe.
+/// Loads what [`save`] wrote into a trainer of the same model, recipe and text.
 ///
 /// # Errors
-/// If the file is damaged or belongs to another recipe; the trainer may then hold some of its tensors.
-pub fn load(path: &Path, trainer: &mut Trainer, recipe: &str) -> Result<(), CheckpointError> {
+/// If the file is damaged or belongs to another recipe or text; the trainer may then hold some of its tensors.
+pub fn load(path: &Path, trainer: &mut Trainer, origin: &Origin) -> Result<(), CheckpointError> {
     let container = Container::open(path)?;
     let other = |problem: String| CheckpointError::Other { file: path.display().to_string(), problem };
     let metadata = container.metadata();
     let saved: &str = metadata.require(RECIPE)?;
-    if saved != recipe {
+    if saved != origin.recipe {
         return Err(other("was made by another recipe; use another folder, or the recipe that made it".into()));
+    }
+    let saved: &str = metadata.require(TEXT)?;
+    if saved != origin.text {
+        let now = &origin.text;
+        return Err(other(format!("was made of other text or by another tokenizer: {saved} then, {now} now")));
     }
     let steps: &str = metadata.require(STEPS)?;
     let steps = steps.parse().map_err(|_| other(format!("{STEPS} is {steps:?}, a number is needed")))?;
     for name in names(trainer) {
         let tensor = container.tensor(&name)?;
-        let bytes = container.bytes(tensor);
         let to = trainer.memory_mut().get_mut::<u8>(&name).ok_or_else(|| other(format!("{name} is not in memory")))?;
-        if to.len() != bytes.len() || tensor.dtype != Dtype::F32 {
+        if to.len() as u64 != tensor.bytes || tensor.dtype != Dtype::F32 {
             return Err(other(format!(
                 "tensor {name} has {} bytes of {}, {} of F32 are needed",
-                bytes.len(),
+                tensor.bytes,
                 tensor.dtype,
                 to.len()
             )));
         }
-        to.copy_from_slice(bytes);
+        read(&container, tensor, to)?;
     }
     trainer.set_steps(steps);
     Ok(())

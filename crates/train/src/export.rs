@@ -9,8 +9,8 @@ use std::path::Path;
 use memwall_formats::gguf::{Metadata, TensorPlan, Writer};
 use memwall_formats::{Dtype, FileError, FormatError, format};
 use memwall_graph::Memory;
-use memwall_nn::{ChannelConfig, MixerConfig, ModelConfig, RopeScaling};
-use memwall_tokenizer::{Tokenizer, TokenizerError};
+use memwall_nn::{Activation, ChannelConfig, MixerConfig, ModelConfig, RopeScaling};
+use memwall_tokenizer::TokenizerError;
 
 /// Why a model cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -38,17 +38,18 @@ pub enum ExportError {
     },
 }
 
-/// Writes `weights` (names and shapes) of a model; matrices in `matrices`, vectors in f32.
+/// Writes `weights` (names and shapes) of a model; matrices in `matrices`, vectors, and matrices whose rows are no whole
+/// number of blocks, in f32. `put_tokenizer` adds the tokenizer's keys.
 ///
 /// # Errors
-/// If rows do not fit the format, or the file cannot be written.
+/// If a value does not fit the format, or the file cannot be written.
 pub fn gguf(
     path: &Path,
     name: &str,
     config: &ModelConfig,
     weights: &[(String, Vec<usize>)],
     memory: &Memory,
-    tokenizer: &Tokenizer,
+    put_tokenizer: impl FnOnce(&mut Metadata) -> Result<(), TokenizerError>,
     matrices: Dtype,
 ) -> Result<(), ExportError> {
     let plain = plain_llama(config);
@@ -61,8 +62,11 @@ pub fn gguf(
         let json = serde_json::to_string(config).unwrap_or_default();
         m.insert("memwall.config", json.as_str());
     }
-    tokenizer.put_gguf_keys(&mut m)?;
-    let dtype_of = |shape: &[usize]| if shape.len() > 1 { matrices } else { Dtype::F32 };
+    put_tokenizer(&mut m)?;
+    let dtype_of = |shape: &[usize]| match shape {
+        [.., _, width] if width.is_multiple_of(matrices.block_len()) => matrices,
+        _ => Dtype::F32,
+    };
     let plans = weights
         .iter()
         .map(|(n, shape)| {
@@ -96,7 +100,8 @@ struct Llama {
 
 fn plain_llama(config: &ModelConfig) -> Option<Llama> {
     let first = config.layers.first()?;
-    let (MixerConfig::Attention(a), ChannelConfig::Glu { hidden, bias: false, .. }) = (&first.mixer, &first.channel)
+    let (MixerConfig::Attention(a), ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false }) =
+        (&first.mixer, &first.channel)
     else {
         return None;
     };
@@ -110,6 +115,7 @@ fn plain_llama(config: &ModelConfig) -> Option<Llama> {
         && config.logit_softcap.is_none()
         && rope.interleaved
         && rope.rotary_dim.is_none()
+        && !rope.frequency_factors
         && rope.scaling == RopeScaling::None;
     plain.then_some(Llama {
         heads: a.heads,
@@ -155,4 +161,42 @@ fn llama_name(name: &str) -> String {
         ("mlp.down_proj.", "ffn_down."),
     ];
     parts.iter().fold(name.to_string(), |n, (ours, gguf)| n.replace(ours, gguf))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_exact_llama_is_called_one() {
+        let plain = "vocab_size = 64\nd_model = 32\nmax_context = 16\n\
+            [[layers]]\nmixer = { kind = \"attention\", heads = 2, kv_heads = 1, head_dim = 16, rope = { interleaved = true } }\n\
+            channel = { kind = \"glu\", hidden = 64 }\n";
+        let is_llama = |text: &str| plain_llama(&toml::from_str(text).expect("a model")).is_some();
+        assert!(is_llama(plain));
+        assert!(is_llama(&format!("tie_embeddings = true\nnorm_eps = 1e-6\n{plain}")));
+        for (from, to) in [
+            ("interleaved = true", "interleaved = false"),
+            ("interleaved = true", "interleaved = true, rotary_dim = 8"),
+            ("interleaved = true", "interleaved = true, frequency_factors = true"),
+            ("interleaved = true", "interleaved = true, scaling = { kind = \"linear\", factor = 2.0 }"),
+            (", rope = { interleaved = true }", ""),
+            ("head_dim = 16", "head_dim = 16, window = 8"),
+            ("head_dim = 16", "head_dim = 16, qk_norm = true"),
+            ("head_dim = 16", "head_dim = 16, qkv_bias = true"),
+            ("head_dim = 16", "head_dim = 16, gate = {}"),
+            ("head_dim = 16", "head_dim = 16, softcap = 30.0"),
+            ("hidden = 64", "hidden = 64, activation = \"gelu\""),
+            ("hidden = 64", "hidden = 64, bias = true"),
+            ("\"glu\"", "\"mlp\""),
+            ("max_context = 16", "max_context = 16\nlogit_softcap = 30.0"),
+            ("max_context = 16", "max_context = 16\nlearned_positions = true"),
+        ] {
+            let other = plain.replacen(from, to, 1);
+            assert_ne!(other, plain, "{from}");
+            assert!(!is_llama(&other), "{to}");
+        }
+        let wider = plain[plain.find("[[layers]]").unwrap_or(0)..].replace("hidden = 64", "hidden = 96");
+        assert!(!is_llama(&format!("{plain}{wider}")), "layers that differ");
+    }
 }

@@ -1,22 +1,33 @@
-//! Trains a language model by a recipe: tokenizer, windows of text, validation, checkpoints, export.
+//! Trains a language model by a recipe: tokenizer, windows of text, validation, samples, checkpoints, export.
 //!
 //! The windows of a step depend on the seed and the step alone, so a resumed training sees what an
 //! uninterrupted one would have seen, and ends with the same bits.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use memwall_formats::Dtype;
+use memwall_formats::{Dtype, atomic_file};
 use memwall_graph::Memory;
-use memwall_tasks::{Corpus, CorpusError, CorpusPart, Documents, Fractions, Philox, Split};
-use memwall_tokenizer::train::{BpeSettings, byte_level_bpe};
-use memwall_tokenizer::{Tokenizer, TokenizerError};
+use memwall_infer::InferError;
+use memwall_nn::ModelConfig;
+use memwall_store::{Budget, BudgetError, ProcessMemory};
+use memwall_tasks::{Corpus, CorpusError, Split};
+use memwall_tokenizer::TokenizerError;
 
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint::{self, CheckpointError, Origin};
 use crate::export::{self, ExportError};
+use crate::memory_plan::{TrainingPlan, Work};
+use crate::metrics::Metrics;
 use crate::recipe::Recipe;
-use crate::trainer::{Batch, TrainError, Trainer, TrainerOptions};
+use crate::sample::Sample;
+use crate::start::{Start, StartError};
+use crate::tensorboard::EventFile;
+use crate::text::{Vocabulary, bits_per_byte, fingerprint, micro_batches};
+use crate::trainer::{TrainError, Trainer, TrainerOptions, evaluation_graph};
+use crate::weight_decay;
+
+/// What the process grows by beyond what the plan names: tables of the plan, buffers of files.
+const ALLOWANCE_BYTES: usize = 4 << 20;
 
 /// Why a training did not end.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +39,17 @@ pub enum LanguageError {
     /// The tokenizer cannot be made.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The model file that the recipe starts from does not fit.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The memory does not suffice; nothing was allocated for the training.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The training cannot be planned, or a sample not be written.
+    #[error(transparent)]
+    Plan(#[from] TrainError),
     /// A step failed.
-    #[error("{error}; the last good checkpoint is {checkpoint}")]
+    #[error("{error}; {checkpoint}")]
     Train {
         /// Why.
         error: TrainError,
@@ -58,8 +78,14 @@ pub enum LanguageError {
     },
 }
 
+impl From<InferError> for LanguageError {
+    fn from(error: InferError) -> LanguageError {
+        LanguageError::Plan(error.into())
+    }
+}
+
 /// One line of progress.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Progress {
     /// Steps done.
     pub step: u64,
@@ -75,6 +101,8 @@ pub struct Progress {
     pub tokens_per_second: f64,
     /// Bits a byte of the validation text, when it has been measured.
     pub validation_bits_per_byte: Option<f64>,
+    /// What the model writes after the prompt of `sample`, when it was due.
+    pub sample: Option<String>,
 }
 
 /// How a training ended.
@@ -88,6 +116,10 @@ pub struct Summary {
     pub validation_bits_per_byte: f64,
     /// Bits a byte of the test text, which no training sees.
     pub test_bits_per_byte: f64,
+    /// Blocks that were recomputed.
+    pub recompute: usize,
+    /// What the plan held, in bytes.
+    pub plan_bytes: usize,
 }
 
 /// What to do besides the recipe.
@@ -99,6 +131,8 @@ pub struct LanguageOptions {
     pub out: PathBuf,
     /// Threads.
     pub threads: usize,
+    /// What weights, moments, gradients and activations are taken from.
+    pub budget: Budget,
     /// Continues from the checkpoint in `out`.
     pub resume: bool,
     /// Format of the exported model's matrices.
@@ -110,27 +144,68 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> LanguageError {
     move |source| LanguageError::Io { path, source }
 }
 
-/// Trains by `recipe`; calls `progress` after each step.
+/// Trains by `recipe`; calls `plan` before anything is allocated, `progress` after each step.
 ///
 /// # Errors
-/// If text, tokenizer, a step, or the output folder fails; what was written before stays.
+/// If text, tokenizer, budget, a step, or the output folder fails; what was written before stays.
 pub fn train(
     recipe: &Recipe,
     options: &LanguageOptions,
+    plan: impl FnOnce(&TrainingPlan),
     mut progress: impl FnMut(&Progress),
 ) -> Result<Summary, LanguageError> {
-    std::fs::create_dir_all(&options.out).map_err(io(&options.out))?;
-    let files: Vec<PathBuf> = recipe.data.files.iter().map(|f| options.data.join(f)).collect();
-    let tokenizer = tokenizer(recipe, &files, &options.out)?;
-    let fractions = Fractions { validation: recipe.data.validation, test: recipe.data.test };
-    let corpus = Corpus::read(&files, &Documents::Files, fractions, tokenizer.eos(), |text| {
-        tokenizer.encode(&String::from_utf8_lossy(text), false, false)
-    })?;
+    let out = &options.out;
+    std::fs::create_dir_all(out).map_err(io(out))?;
+    let metrics_path = out.join("metrics.jsonl");
+    let mut metrics = Metrics::open(&metrics_path).map_err(io(&metrics_path))?;
+    let checkpoint = out.join("checkpoint.safetensors");
+    for file in [&checkpoint, &out.join("tokenizer.json"), &out.join("model.gguf")] {
+        atomic_file::remove_unfinished(file).map_err(io(file))?;
+    }
+
+    let start = recipe.from.as_ref().map(|file| Start::open(&options.data.join(file))).transpose()?;
+    let vocabulary = Vocabulary::of(recipe, &options.data, out, start.as_ref())?;
+    let config = match (&start, &recipe.model) {
+        (Some(start), model) => start.config(model.as_ref())?,
+        (None, Some(model)) => model.clone(),
+        (None, None) => return Err(LanguageError::Data { what: "the recipe has neither model nor from".into() }),
+    };
+    vocabulary.check(&config, recipe)?;
+    let corpus = vocabulary.corpus(recipe, &options.data)?;
+    let sample = Sample::of(recipe, &config, &vocabulary.tokenizer, options.threads)?;
+
+    let held = planned(recipe, options, &config, sample.as_ref())?;
+    plan(&held);
+    let _held = held.take(&options.budget)?;
+    let mut memory = Memory::new();
+    let resumes = options.resume && checkpoint.exists();
+    if let Some(start) = start.as_ref().filter(|_| !resumes) {
+        start.load(&evaluation_graph(&config, &held.options).map_err(TrainError::from)?, &mut memory)?;
+    }
+    let mut trainer = Trainer::new(config, held.options, memory)?;
+    weight_decay::set(&mut trainer, recipe)?;
+    let origin = Origin { recipe: identity(recipe)?, text: fingerprint(&corpus) };
+    if resumes {
+        checkpoint::load(&checkpoint, &mut trainer, &origin)?;
+    }
+    metrics.keep(trainer.steps()).map_err(io(&metrics_path))?;
+    let events = EventFile::create(out, trainer.steps()).map_err(io(out))?;
+
+    let mut run = Run { recipe, corpus, vocabulary, sample, trainer, metrics, events, checkpoint, origin };
+    run.steps(&mut progress)?;
+    run.finish(options, &held)
+}
+
+/// The plan that fits the budget.
+fn planned(
+    recipe: &Recipe,
+    options: &LanguageOptions,
+    config: &ModelConfig,
+    sample: Option<&Sample<'_>>,
+) -> Result<TrainingPlan, LanguageError> {
     let t = &recipe.train;
-    let text = corpus.part(Split::Train);
-    if text.len() <= t.window {
-        let what =
-            format!("the training text has {} tokens, more than train.window {} are needed", text.len(), t.window);
+    if t.window > config.max_context {
+        let what = format!("train.window is {}, but the model's max_context is {}", t.window, config.max_context);
         return Err(LanguageError::Data { what });
     }
     let trainer_options = TrainerOptions {
@@ -138,56 +213,129 @@ pub fn train(
         sequences: t.batch,
         threads: options.threads,
         compute: t.compute.into(),
-        recompute: t.recompute,
+        recompute: t.recompute.unwrap_or(0),
         seed: t.seed,
         fences: false,
     };
-    let at = options.out.join("checkpoint.safetensors");
-    let fail = |error: TrainError| LanguageError::Train { error, checkpoint: at.display().to_string() };
-    let mut trainer = Trainer::new(recipe.model.clone(), trainer_options, Memory::new()).map_err(fail)?;
-    let identity = toml::to_string(recipe).map_err(|e| LanguageError::Data { what: e.to_string() })?;
-    if options.resume && at.exists() {
-        checkpoint::load(&at, &mut trainer, &identity)?;
+    let other_bytes = ProcessMemory::read().map_or(0, |m| m.rss) + ALLOWANCE_BYTES;
+    let work = Work { config, accumulate: t.accumulate, sample: sample.map(Sample::options), other_bytes };
+    let limit = options.budget.left();
+    Ok(TrainingPlan::choose(&work, trainer_options, t.recompute.is_none(), limit)?)
+}
+
+/// The recipe as a checkpoint knows it.
+fn identity(recipe: &Recipe) -> Result<String, LanguageError> {
+    toml::to_string(recipe).map_err(|e| LanguageError::Data { what: e.to_string() })
+}
+
+/// A training in progress.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    corpus: Corpus,
+    vocabulary: Vocabulary<'a>,
+    sample: Option<Sample<'a>>,
+    trainer: Trainer,
+    metrics: Metrics,
+    events: EventFile,
+    checkpoint: PathBuf,
+    origin: Origin,
+}
+
+impl Run<'_> {
+    /// All steps that are left.
+    fn steps(&mut self, progress: &mut impl FnMut(&Progress)) -> Result<(), LanguageError> {
+        let t = &self.recipe.train;
+        while self.trainer.steps() < t.steps {
+            let line = self.step()?;
+            let step = line.step;
+            progress(&line);
+            self.record(&line)?;
+            if step == t.steps || (t.checkpoint_every > 0 && step.is_multiple_of(t.checkpoint_every)) {
+                self.save()?;
+            }
+        }
+        Ok(())
     }
-    let metrics_path = options.out.join("metrics.jsonl");
-    let mut metrics =
-        std::fs::OpenOptions::new().create(true).append(true).open(&metrics_path).map_err(io(&metrics_path))?;
-    let (schedule, optimizer) = (recipe.schedule(), recipe.optimizer.into());
-    while trainer.steps() < t.steps {
-        let (step, begin) = (trainer.steps(), Instant::now());
-        let batches: Vec<Batch> = (0..t.accumulate).map(|i| windows(text, recipe, step, i as u64)).collect();
-        let rate = schedule.rate(step);
-        let report = trainer.step(&batches, rate, &optimizer).map_err(fail)?;
+
+    fn step(&mut self) -> Result<Progress, LanguageError> {
+        let (t, step, begin) = (&self.recipe.train, self.trainer.steps(), Instant::now());
+        let batches = micro_batches(self.corpus.part(Split::Train), self.recipe, step);
+        let rate = self.recipe.schedule().rate(step);
+        let report = match self.trainer.step(&batches, rate, &(&self.recipe.optimizer).into()) {
+            Ok(report) => report,
+            Err(error) => return Err(self.stopped(error)),
+        };
         let tokens = (t.batch * t.window * t.accumulate) as f64;
-        let due = |every: u64| every > 0 && (step + 1).is_multiple_of(every);
-        let line = Progress {
-            step: step + 1,
+        let tokens_per_second = tokens / begin.elapsed().as_secs_f64();
+        let done = step + 1;
+        let validates = t.validate_every > 0 && done.is_multiple_of(t.validate_every);
+        let validation_bits_per_byte = if validates { Some(self.bits_per_byte(Split::Validation)?) } else { None };
+        let sample = match self.sample.as_ref().filter(|s| s.due(done)) {
+            Some(sample) => Some(sample.write(&mut self.trainer, &self.vocabulary.tokenizer)?),
+            None => None,
+        };
+        Ok(Progress {
+            step: done,
             steps: t.steps,
             loss: report.loss,
             gradient_norm: report.gradient_norm,
             rate,
-            tokens_per_second: tokens / begin.elapsed().as_secs_f64(),
-            validation_bits_per_byte: match due(t.validate_every) {
-                true => Some(bits_per_byte(&mut trainer, corpus.part(Split::Validation), recipe).map_err(fail)?),
-                false => None,
-            },
-        };
-        progress(&line);
-        writeln!(metrics, "{}", serde_json::json!(line)).map_err(io(&metrics_path))?;
-        if due(t.checkpoint_every) {
-            checkpoint::save(&at, &trainer, &identity)?;
-        }
+            tokens_per_second,
+            validation_bits_per_byte,
+            sample,
+        })
     }
-    checkpoint::save(&at, &trainer, &identity)?;
-    let weights = weights(&trainer);
-    let model = options.out.join("model.gguf");
-    export::gguf(&model, &recipe.name, &recipe.model, &weights, trainer.memory(), &tokenizer, options.export)?;
-    Ok(Summary {
-        steps: trainer.steps(),
-        parameters: weights.iter().map(|(_, s)| s.iter().product::<usize>()).sum(),
-        validation_bits_per_byte: bits_per_byte(&mut trainer, corpus.part(Split::Validation), recipe).map_err(fail)?,
-        test_bits_per_byte: bits_per_byte(&mut trainer, corpus.part(Split::Test), recipe).map_err(fail)?,
-    })
+
+    fn record(&mut self, line: &Progress) -> Result<(), LanguageError> {
+        self.metrics.add(line).map_err(io(self.metrics.path()))?;
+        let mut scalars = vec![
+            ("loss", line.loss),
+            ("gradient_norm", line.gradient_norm),
+            ("learning_rate", line.rate),
+            ("tokens_per_second", line.tokens_per_second),
+        ];
+        scalars.extend(line.validation_bits_per_byte.map(|bits| ("validation/bits_per_byte", bits)));
+        self.events.scalars(line.step, &scalars).map_err(io(self.events.path()))
+    }
+
+    /// Keeps the weights as they are, if the next step can be made with them: no others are worth it.
+    fn save(&mut self) -> Result<(), LanguageError> {
+        let next = micro_batches(self.corpus.part(Split::Train), self.recipe, self.trainer.steps());
+        self.trainer.check(&next).map_err(|error| self.stopped(error))?;
+        // The lines that tell how the weights came to be are on the disk before them.
+        self.metrics.sync().map_err(io(self.metrics.path()))?;
+        Ok(checkpoint::save(&self.checkpoint, &self.trainer, &self.origin)?)
+    }
+
+    fn bits_per_byte(&mut self, split: Split) -> Result<f64, LanguageError> {
+        Ok(bits_per_byte(&mut self.trainer, self.corpus.part(split), self.recipe)?)
+    }
+
+    /// A failed step, and where training can go on from.
+    fn stopped(&self, error: TrainError) -> LanguageError {
+        let checkpoint = match self.checkpoint.exists() {
+            true => format!("the last good checkpoint is {}", self.checkpoint.display()),
+            false => "there is no checkpoint yet".to_string(),
+        };
+        LanguageError::Train { error, checkpoint }
+    }
+
+    /// Exports the model and measures it.
+    fn finish(mut self, options: &LanguageOptions, plan: &TrainingPlan) -> Result<Summary, LanguageError> {
+        let weights = weights(&self.trainer);
+        let put_tokenizer = |m: &mut _| self.vocabulary.put_gguf_keys(m);
+        let (name, config, memory) = (&self.recipe.name, self.trainer.config(), self.trainer.memory());
+        let model = options.out.join("model.gguf");
+        export::gguf(&model, name, config, &weights, memory, put_tokenizer, options.export)?;
+        Ok(Summary {
+            steps: self.trainer.steps(),
+            parameters: weights.iter().map(|(_, s)| s.iter().product::<usize>()).sum(),
+            validation_bits_per_byte: self.bits_per_byte(Split::Validation)?,
+            test_bits_per_byte: self.bits_per_byte(Split::Test)?,
+            recompute: plan.options.recompute,
+            plan_bytes: plan.total_bytes(),
+        })
+    }
 }
 
 /// Names and shapes of the trained weights.
@@ -195,59 +343,4 @@ fn weights(trainer: &Trainer) -> Vec<(String, Vec<usize>)> {
     let g = trainer.graph();
     let shape = |name: &str| g.find(name).map(|v| g.shape(v).dims().iter().filter_map(|d| d.known()).collect());
     trainer.parameters().map(|name| (name.to_string(), shape(name).unwrap_or_default())).collect()
-}
-
-/// The tokenizer in `out`, trained first if there is none.
-fn tokenizer(recipe: &Recipe, files: &[PathBuf], out: &Path) -> Result<Tokenizer, LanguageError> {
-    let path = out.join("tokenizer.json");
-    let tokenizer = if path.exists() {
-        Tokenizer::open(&path)?
-    } else {
-        let settings = BpeSettings { vocab_size: recipe.model.vocab_size, ..Default::default() };
-        byte_level_bpe(files, &settings, &path)?
-    };
-    if tokenizer.vocab_size() != recipe.model.vocab_size {
-        let (have, want) = (tokenizer.vocab_size(), recipe.model.vocab_size);
-        let what = format!("{} has {have} tokens, but model.vocab_size is {want}", path.display());
-        return Err(LanguageError::Data { what });
-    }
-    Ok(tokenizer)
-}
-
-/// Sets the draws of windows apart from other uses of the seed.
-const WINDOWS: u64 = 0x7769_6E64;
-
-/// The windows of micro-batch `part` of step `step`.
-fn windows(text: &CorpusPart, recipe: &Recipe, step: u64, part: u64) -> Batch {
-    let t = &recipe.train;
-    let mut random = Philox::new(t.seed ^ WINDOWS, step * t.accumulate as u64 + part);
-    let mut batch = Batch::default();
-    for _ in 0..t.batch {
-        let start = random.below((text.len() - t.window) as u64) as usize;
-        let window = text.window(start, t.window + 1);
-        batch.ids.extend_from_slice(&window[..t.window]);
-        batch.targets.extend_from_slice(&window[1..]);
-        batch.lengths.push(t.window);
-    }
-    batch
-}
-
-/// Bits a byte over a whole part, in windows that do not overlap.
-fn bits_per_byte(trainer: &mut Trainer, part: &CorpusPart, recipe: &Recipe) -> Result<f64, TrainError> {
-    let t = &recipe.train;
-    let (mut nats, mut at) = (0.0, 0);
-    while at + 1 < part.len() {
-        let mut batch = Batch::default();
-        while batch.lengths.len() < t.batch && at + 1 < part.len() {
-            let count = t.window.min(part.len() - at - 1);
-            let window = part.window(at, count + 1);
-            batch.ids.extend_from_slice(&window[..count]);
-            batch.targets.extend_from_slice(&window[1..]);
-            batch.lengths.push(count);
-            at += count;
-        }
-        let e = trainer.evaluate(&batch)?;
-        nats += e.nll.iter().map(|x| f64::from(*x)).sum::<f64>();
-    }
-    Ok(part.bits_per_byte(nats).unwrap_or(f64::NAN))
 }

@@ -8,11 +8,13 @@ use memwall_graph::{
     Executor, Graph, GraphError, Memory, Plan, PlanOptions, RunDim, Segment, Value, differentiate, fuse, prune,
     recompute, weights,
 };
+use memwall_infer::InferError;
 use memwall_kernels::Pool;
 use memwall_kernels::gemm::Compute;
 use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 
 use crate::initialize;
+use crate::memory_plan::{TrainingPlan, infeasible};
 use crate::update::Update;
 
 /// Why training stopped.
@@ -28,6 +30,17 @@ pub enum TrainError {
         /// What does not fit.
         what: String,
     },
+    /// No plan fits the budget.
+    #[error("{}", infeasible(*limit, plan))]
+    Infeasible {
+        /// The budget in bytes.
+        limit: usize,
+        /// The smallest plan there is; its total is the minimum that would work.
+        plan: Box<TrainingPlan>,
+    },
+    /// A sample cannot be written.
+    #[error(transparent)]
+    Sample(#[from] InferError),
     /// The loss or a gradient is not a number any more.
     #[error("step {step}: {what}")]
     NotFinite {
@@ -147,6 +160,28 @@ fn build(g: &mut Graph, config: &ModelConfig, options: &TrainerOptions) -> Resul
     Ok((loss[0], loss[1], logits))
 }
 
+/// Forward and backward pass of a step, without memory for it, and the weights that it trains: what a planner reads.
+pub(crate) fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Result<(Graph, Update), GraphError> {
+    let mut g = Graph::new(Dtype::F32);
+    let (loss, ..) = build(&mut g, config, options)?;
+    let trained = weights(&g);
+    let grads = differentiate(&mut g, loss, &trained)?;
+    g.output("loss", loss);
+    let update = Update::new(&mut g, &trained, &grads);
+    let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
+    Ok((fuse(&recompute(&prune(&g), &again)), update))
+}
+
+/// The forward pass alone, without memory for it.
+pub(crate) fn evaluation_graph(config: &ModelConfig, options: &TrainerOptions) -> Result<Graph, GraphError> {
+    let mut g = Graph::new(Dtype::F32);
+    let (loss, nll, logits) = build(&mut g, config, options)?;
+    g.output("loss", loss);
+    g.output("nll", nll);
+    g.output("logits", logits);
+    Ok(fuse(&g))
+}
+
 fn inputs(g: &Graph, options: &TrainerOptions) -> Result<Inputs, GraphError> {
     let mut dims = g.clone();
     let find = |name: &str| {
@@ -160,18 +195,6 @@ fn inputs(g: &Graph, options: &TrainerOptions) -> Result<Inputs, GraphError> {
         targets: find("targets")?,
         cu_seqlens: g.find("cu_seqlens"),
     })
-}
-
-/// Loss and gradients as one graph, after every pass, and what is trained by it.
-fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Result<(Graph, Update), GraphError> {
-    let mut g = Graph::new(Dtype::F32);
-    let (loss, ..) = build(&mut g, config, options)?;
-    let trained = weights(&g);
-    let grads = differentiate(&mut g, loss, &trained)?;
-    g.output("loss", loss);
-    let update = Update::new(&mut g, &trained, &grads);
-    let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
-    Ok((fuse(&recompute(&prune(&g), &again)), update))
 }
 
 /// The graph of a training step, without any memory for it: what a planner reads.
@@ -218,6 +241,11 @@ impl Trainer {
         self.update.weights()
     }
 
+    /// Gives weights a decay of their own; where `own` says nothing the optimizer's counts.
+    pub fn set_weight_decay(&mut self, own: impl Fn(&str) -> Option<f64>) {
+        self.update.set_weight_decay(own);
+    }
+
     /// Steps done so far.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -248,24 +276,41 @@ impl Trainer {
         rate: f64,
         optimizer: &Optimizer,
     ) -> Result<StepReport, TrainError> {
+        let StepReport { loss, gradient_norm } = self.gradient(micro_batches)?;
         let Trainer { step_graph, update, memory, pool, .. } = self;
+        let several = micro_batches.len() > 1;
+        let scale = optimizer.clip.map_or(1.0, |clip| (clip / gradient_norm.max(1e-30)).min(1.0));
+        update.apply(pool, step_graph, several, memory, optimizer, rate, scale, self.steps + 1);
+        self.steps += 1;
+        Ok(StepReport { loss, gradient_norm })
+    }
+
+    /// Whether a step on `micro_batches` would be a good one, without learning.
+    ///
+    /// # Errors
+    /// If a batch does not fit, or loss or gradient are not finite.
+    pub fn check(&mut self, micro_batches: &[Batch]) -> Result<(), TrainError> {
+        self.gradient(micro_batches).map(drop)
+    }
+
+    /// Loss and mean gradient, which must be finite.
+    fn gradient(&mut self, micro_batches: &[Batch]) -> Result<StepReport, TrainError> {
         let parts = micro_batches.len();
         let mut loss = 0.0;
         for (part, batch) in micro_batches.iter().enumerate() {
-            feed(step_graph, &self.inputs, batch, &self.options)?;
-            step_graph.run(memory)?;
-            loss += f64::from(step_graph.output::<f32>("loss")[0]) / parts as f64;
+            feed(&mut self.step_graph, &self.inputs, batch, &self.options)?;
+            if let Err(error) = self.step_graph.run(&mut self.memory) {
+                return Err(self.find_not_finite(micro_batches).unwrap_or(TrainError::Graph(error)));
+            }
+            loss += f64::from(self.step_graph.output::<f32>("loss")[0]) / parts as f64;
             if parts > 1 {
-                update.accumulate(pool, step_graph, part, parts);
+                self.update.accumulate(&self.pool, &self.step_graph, part, parts);
             }
         }
-        let gradient_norm = update.gradient_norm(pool, step_graph, parts > 1);
+        let gradient_norm = self.update.gradient_norm(&self.pool, &self.step_graph, parts > 1);
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(self.not_finite(micro_batches, loss));
         }
-        let scale = optimizer.clip.map_or(1.0, |clip| (clip / gradient_norm.max(1e-30)).min(1.0));
-        update.apply(pool, step_graph, parts > 1, memory, optimizer, rate, scale, self.steps + 1);
-        self.steps += 1;
         Ok(StepReport { loss, gradient_norm })
     }
 
@@ -274,14 +319,23 @@ impl Trainer {
     /// # Errors
     /// If the batch does not fit.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<Evaluated, TrainError> {
+        let e = self.run_evaluation(batch)?;
+        let loss = f64::from(e.output::<f32>("loss")[0]);
+        Ok(Evaluated { loss, nll: e.output("nll").to_vec(), logits: e.output("logits").to_vec() })
+    }
+
+    /// The negative log-likelihood in nats of each token of a batch.
+    ///
+    /// # Errors
+    /// If the batch does not fit.
+    pub fn surprise(&mut self, batch: &Batch) -> Result<&[f32], TrainError> {
+        Ok(self.run_evaluation(batch)?.output("nll"))
+    }
+
+    fn run_evaluation(&mut self, batch: &Batch) -> Result<&Executor, TrainError> {
         if self.eval_graph.is_none() {
-            let mut g = Graph::new(Dtype::F32);
-            let (loss, nll, logits) = build(&mut g, &self.config, &self.options)?;
-            g.output("loss", loss);
-            g.output("nll", nll);
-            g.output("logits", logits);
-            self.eval_graph =
-                Some(Executor::new(fuse(&g), PlanOptions::default(), &mut self.memory, self.pool.clone())?);
+            let g = evaluation_graph(&self.config, &self.options)?;
+            self.eval_graph = Some(Executor::new(g, PlanOptions::default(), &mut self.memory, self.pool.clone())?);
         }
         let Some(e) = self.eval_graph.as_mut() else {
             return Err(TrainError::Batch { what: "no evaluation graph".into() });
@@ -289,24 +343,35 @@ impl Trainer {
         let inputs = inputs(e.graph(), &self.options)?;
         feed(e, &inputs, batch, &self.options)?;
         e.run(&mut self.memory)?;
-        let loss = f64::from(e.output::<f32>("loss")[0]);
-        Ok(Evaluated { loss, nll: e.output("nll").to_vec(), logits: e.output("logits").to_vec() })
+        Ok(e)
     }
 
-    /// Runs the step again with a check after every operator, to name the first that made a NaN.
+    /// What is not finite in a step whose loss or gradient is not.
     fn not_finite(&mut self, micro_batches: &[Batch], loss: f64) -> TrainError {
+        let step = self.steps;
+        self.find_not_finite(micro_batches).unwrap_or_else(|| {
+            let what = format!("the loss is {loss}, or the sum of the micro-batches' gradients is infinite");
+            TrainError::NotFinite { step, what }
+        })
+    }
+
+    /// Runs the step again with a check after every operator, to name the first that made a NaN or an infinity.
+    fn find_not_finite(&mut self, micro_batches: &[Batch]) -> Option<TrainError> {
+        let bad = |name: &str| self.memory.get::<f32>(name).is_some_and(|w| w.iter().any(|x| !x.is_finite()));
+        let weight = self.parameters().find(|name| bad(name)).map(|name| format!("; weight {name} is not finite"));
         self.step_graph.check_finite(true);
-        let mut what = format!("the loss is {loss} or a gradient is infinite");
+        let mut found = None;
         for batch in micro_batches {
             if feed(&mut self.step_graph, &self.inputs, batch, &self.options).is_ok()
-                && let Err(e) = self.step_graph.run(&mut self.memory)
+                && let Err(error @ GraphError::NotFinite { .. }) = self.step_graph.run(&mut self.memory)
             {
-                what = e.to_string();
+                found = Some(error);
                 break;
             }
         }
         self.step_graph.check_finite(false);
-        TrainError::NotFinite { step: self.steps, what }
+        let what = format!("{}{}", found?, weight.unwrap_or_default());
+        Some(TrainError::NotFinite { step: self.steps, what })
     }
 }
 

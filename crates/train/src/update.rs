@@ -17,6 +17,8 @@ struct Parameter {
     second_moment: String,
     /// Matrices decay, vectors (norms, biases) only if all do.
     matrix: bool,
+    /// A weight decay of its own.
+    own_decay: Option<f64>,
     /// The mean gradient of several micro-batches: empty until a step has more than one.
     sum: Vec<f32>,
 }
@@ -43,6 +45,7 @@ impl Update {
                 first_moment: first_moment(&weight),
                 second_moment: second_moment(&weight),
                 matrix: g.shape(w).rank() > 1,
+                own_decay: None,
                 sum: Vec::new(),
                 weight,
                 gradient,
@@ -66,6 +69,16 @@ impl Update {
     /// Names of the trained weights.
     pub fn weights(&self) -> impl Iterator<Item = &str> {
         self.parameters.iter().map(|p| p.weight.as_str())
+    }
+
+    /// Names of their gradients among the outputs of the graph.
+    pub(crate) fn gradients(&self) -> impl Iterator<Item = &str> {
+        self.parameters.iter().map(|p| p.gradient.as_str())
+    }
+
+    /// Gives weights a decay of their own; where `own` says nothing the optimizer's counts.
+    pub fn set_weight_decay(&mut self, own: impl Fn(&str) -> Option<f64>) {
+        self.parameters.iter_mut().for_each(|p| p.own_decay = own(&p.weight));
     }
 
     /// Adds the gradients that `graph` has just computed to those of the micro-batches before; they start anew with `part` 0.
@@ -98,12 +111,13 @@ impl Update {
     ) {
         for p in &self.parameters {
             let decays = p.matrix || optimizer.decay_all;
+            let decay = p.own_decay.unwrap_or(if decays { optimizer.weight_decay } else { 0.0 });
             let update = AdamW {
                 learning_rate: rate,
                 beta1: optimizer.beta1,
                 beta2: optimizer.beta2,
                 eps: optimizer.eps,
-                weight_decay: if decays { optimizer.weight_decay } else { 0.0 },
+                weight_decay: decay,
                 gradient_scale: scale,
                 step,
             };

@@ -1,5 +1,8 @@
 //! Recipes: what to train, on what, and how, in TOML. Unknown keys are refused.
 
+mod check;
+mod unknown_key;
+
 use std::path::{Path, PathBuf};
 
 use memwall_kernels::gemm::Compute;
@@ -15,8 +18,12 @@ use crate::trainer::Optimizer;
 pub struct Recipe {
     /// What the model is called.
     pub name: String,
-    /// The model; its `vocab_size` is the tokenizer's.
-    pub model: ModelConfig,
+    /// A model file (GGUF, safetensors or llama2.c) whose weights are the first ones, relative to the data folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// The model; its `vocab_size` is the tokenizer's. With `from` it may be left out, and must agree with the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelConfig>,
     /// The text.
     pub data: DataRecipe,
     /// Steps, batches and rates.
@@ -24,6 +31,9 @@ pub struct Recipe {
     /// AdamW's settings.
     #[serde(default)]
     pub optimizer: OptimizerRecipe,
+    /// Text that the model writes while it is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<SampleRecipe>,
 }
 
 /// Which text, and how it is cut.
@@ -32,6 +42,9 @@ pub struct Recipe {
 pub struct DataRecipe {
     /// Text files, relative to the data folder.
     pub files: Vec<PathBuf>,
+    /// A tokenizer, relative to the data folder; if absent that of `from`, and else one is trained on the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// The share of the text, at the end of the training part, that is kept for validation.
     #[serde(default = "a_twentieth")]
     pub validation: f64,
@@ -71,9 +84,9 @@ pub struct TrainRecipe {
     /// Operands of matrix products: f32 or bf16.
     #[serde(default)]
     pub compute: Precision,
-    /// Blocks whose inside is computed again in the backward pass.
-    #[serde(default)]
-    pub recompute: usize,
+    /// Blocks whose inside is computed again in the backward pass; if absent, as few as the memory allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recompute: Option<usize>,
     /// Steps between validations (0: only at the end).
     #[serde(default)]
     pub validate_every: u64,
@@ -113,7 +126,7 @@ impl From<Precision> for Compute {
 }
 
 /// AdamW's settings.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerRecipe {
     /// β₁.
@@ -128,6 +141,48 @@ pub struct OptimizerRecipe {
     pub decay_all: bool,
     /// The largest norm of the gradient; 0: no limit.
     pub clip: f64,
+    /// Weights with a decay of their own; the first group that names a weight counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<DecayGroup>,
+}
+
+/// Weights that decay at a rate of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecayGroup {
+    /// Their names; `*` stands for any characters, e.g. `model.layers.*.norm.weight`.
+    pub weights: Vec<String>,
+    /// λ.
+    pub weight_decay: f64,
+}
+
+/// Text that the model writes while it is trained: the same at each run of the recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleRecipe {
+    /// Steps between samples.
+    pub every: u64,
+    /// How it begins.
+    pub prompt: String,
+    /// Tokens after the prompt.
+    #[serde(default = "sample_tokens")]
+    pub tokens: usize,
+    /// Logits are divided by it; 0 takes the likeliest token.
+    #[serde(default = "sample_temperature")]
+    pub temperature: f32,
+    /// Only the likeliest tokens that together reach this probability.
+    #[serde(default = "sample_top_p")]
+    pub top_p: f32,
+}
+
+fn sample_tokens() -> usize {
+    64
+}
+fn sample_temperature() -> f32 {
+    0.8
+}
+fn sample_top_p() -> f32 {
+    0.95
 }
 
 impl Default for OptimizerRecipe {
@@ -140,12 +195,13 @@ impl Default for OptimizerRecipe {
             weight_decay: o.weight_decay,
             decay_all: o.decay_all,
             clip: o.clip.unwrap_or(0.0),
+            groups: Vec::new(),
         }
     }
 }
 
-impl From<OptimizerRecipe> for Optimizer {
-    fn from(o: OptimizerRecipe) -> Optimizer {
+impl From<&OptimizerRecipe> for Optimizer {
+    fn from(o: &OptimizerRecipe) -> Optimizer {
         Optimizer {
             beta1: o.beta1,
             beta2: o.beta2,
@@ -203,28 +259,14 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::read`].
     pub fn parse(file: &Path, text: &str) -> Result<Recipe, RecipeError> {
-        let recipe: Recipe =
-            toml::from_str(text).map_err(|e| RecipeError::Toml { file: file.into(), error: e.to_string() })?;
-        let wrong = |key: &str, problem: String| RecipeError::Value { file: file.into(), key: key.into(), problem };
-        recipe.model.check().map_err(|e| wrong(&format!("model.{}", e.key), e.problem))?;
-        let t = &recipe.train;
-        for (key, n) in
-            [("batch", t.batch), ("window", t.window), ("accumulate", t.accumulate), ("steps", t.steps as usize)]
-        {
-            if n == 0 {
-                return Err(wrong(&format!("train.{key}"), "is 0, at least 1 is needed".into()));
+        let recipe: Recipe = toml::from_str(text).map_err(|e| {
+            let mut error = e.to_string().trim_end().to_string();
+            if let Some(name) = unknown_key::nearest(e.message()) {
+                error.push_str(&format!("; did you mean `{name}`?"));
             }
-        }
-        if t.window > recipe.model.max_context {
-            let problem = format!("is {}, but model.max_context is {}", t.window, recipe.model.max_context);
-            return Err(wrong("train.window", problem));
-        }
-        if !(t.learning_rate > 0.0 && t.learning_rate.is_finite()) {
-            return Err(wrong("train.learning_rate", format!("is {}, a number above 0 is needed", t.learning_rate)));
-        }
-        if recipe.data.files.is_empty() {
-            return Err(wrong("data.files", "is empty, at least one text file is needed".into()));
-        }
+            RecipeError::Toml { file: file.into(), error }
+        })?;
+        check::check(&recipe).map_err(|(key, problem)| RecipeError::Value { file: file.into(), key, problem })?;
         Ok(recipe)
     }
 
