@@ -1,47 +1,15 @@
 //! Recipes, resuming and schedules of training.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use memwall_formats::{Container, Dtype};
+use memwall_formats::Container;
 use memwall_graph::Memory;
 use memwall_kernels::gemm::Compute;
-use memwall_train::language::{LanguageOptions, train};
-use memwall_train::{Batch, Optimizer, Recipe, Trainer, TrainerOptions};
+use memwall_train::language::train;
+use memwall_train::{Batch, Optimizer, Recipe, TrainError, Trainer, TrainerOptions};
 
-const PAGE: &str = include_str!("../../../docs/src/crates/train.md");
-
-fn example() -> Recipe {
-    let begin = PAGE.find("```toml\n").expect("an example") + 8;
-    let end = begin + PAGE[begin..].find("```").expect("its end");
-    Recipe::parse(Path::new("train.md"), &PAGE[begin..end]).expect("the page's example is a recipe")
-}
-
-/// A folder that goes when the test ends.
-struct Folder(PathBuf);
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("memwall-train-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a folder for the test");
-        Folder(path)
-    }
-}
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Text with something to learn: sentences of a small grammar.
-fn text(sentences: usize) -> String {
-    let (who, what, whom) =
-        (["the cat", "a dog", "my friend"], ["sees", "likes", "follows"], ["the bird", "a fish", "us"]);
-    let mut state = 12_345_u32;
-    let mut pick = |of: [&'static str; 3]| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        of[(state >> 16) as usize % 3]
-    };
-    (0..sentences).map(|_| format!("{} {} {}. ", pick(who), pick(what), pick(whom))).collect()
-}
+mod small;
+use small::{example, options, text};
 
 #[test]
 fn recipes_of_the_repository_and_of_the_page_are_read() {
@@ -53,7 +21,7 @@ fn recipes_of_the_repository_and_of_the_page_are_read() {
         read += 1;
     }
     assert!(read >= 2);
-    assert_eq!(example().train.recompute, 1);
+    assert_eq!(example().train.recompute, Some(1));
 }
 
 #[test]
@@ -64,7 +32,14 @@ fn a_wrong_recipe_is_refused_by_file_and_key() {
         Recipe::parse(Path::new("r.toml"), &base.replacen(from, to, 1)).expect_err(to).to_string()
     };
     for (from, to, parts) in [
-        ("warm_up = 10", "warmup = 10", ["r.toml", "warmup", "warm_up"]),
+        ("warm_up = 10", "warmup = 10", ["r.toml", "warmup", "did you mean `warm_up`"]),
+        ("kind = \"gla\"", "kind = \"gala\"", ["r.toml", "gala", "did you mean `gla`"]),
+        ("hidden = 192", "hiden = 192", ["r.toml", "hiden", "did you mean `hidden`"]),
+        ("recompute = 1", "recompute = 2", ["r.toml", "train.recompute", "1 blocks"]),
+        ("steps = 100", "steps = 5", ["r.toml", "train.warm_up", "train.steps is 5"]),
+        ("beta1 = 0.9", "beta1 = 1.0", ["r.toml", "optimizer.beta1", "below 1"]),
+        ("weight_decay = 0.0", "weight_decay = -1.0", ["r.toml", "optimizer.groups.0.weight_decay", "from 0"]),
+        ("[sample]\nevery = 50", "[sample]\nevery = 0", ["r.toml", "sample.every", "at least 1"]),
         ("window = 64", "window = 512", ["r.toml", "train.window", "256"]),
         ("heads = 2", "heads = 0", ["r.toml", "model.layers.0.mixer.heads", "at least 1"]),
         ("learning_rate = 0.003", "learning_rate = -1.0", ["r.toml", "train.learning_rate", "above 0"]),
@@ -77,8 +52,7 @@ fn a_wrong_recipe_is_refused_by_file_and_key() {
 }
 
 fn run(recipe: &Recipe, data: &Path, out: &Path, resume: bool) -> (f64, Vec<u8>) {
-    let options = LanguageOptions { data: data.into(), out: out.into(), threads: 2, resume, export: Dtype::F32 };
-    let summary = train(recipe, &options, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    let summary = train(recipe, &options(data, out, 2, resume), |_| {}, |_| {}).unwrap_or_else(|e| panic!("{e}"));
     let container = Container::open(out.join("checkpoint.safetensors")).expect("a checkpoint");
     let bytes = container.tensors().iter().flat_map(|t| container.bytes(t).to_vec()).collect();
     (summary.test_bits_per_byte, bytes)
@@ -86,43 +60,45 @@ fn run(recipe: &Recipe, data: &Path, out: &Path, resume: bool) -> (f64, Vec<u8>)
 
 #[test]
 fn training_learns_and_a_resumed_training_ends_with_the_same_bits() {
-    let folder = Folder::new("resume");
-    std::fs::write(folder.0.join("text.txt"), text(4000)).expect("written");
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path();
+    std::fs::write(data.join("text.txt"), text(4000)).expect("written");
     let mut recipe = example();
     recipe.data.files = vec!["text.txt".into()];
-    recipe.model.vocab_size = 280;
+    recipe.model.as_mut().expect("a model").vocab_size = 280;
     recipe.train.steps = 60;
-    let (whole, bytes) = run(&recipe, &folder.0, &folder.0.join("whole"), false);
+    recipe.sample = None;
+    let (whole, bytes) = run(&recipe, data, &data.join("whole"), false);
     assert!(whole < 1.0, "{whole} bits a byte of a text with log2(27) bits in about 24 bytes");
 
     // Stopped after 23 steps, by a training that checkpoints there and is then killed: its folder is copied.
     let mut first = recipe.clone();
     first.train.checkpoint_every = 23;
-    let parts = folder.0.join("parts");
-    let copy = folder.0.join("copy");
+    let (parts, copy) = (data.join("parts"), data.join("copy"));
     std::fs::create_dir_all(&copy).expect("a folder");
-    let options =
-        LanguageOptions { data: folder.0.clone(), out: parts.clone(), threads: 2, resume: false, export: Dtype::F32 };
-    train(&first, &options, |p| {
+    let report = |p: &memwall_train::language::Progress| {
         if p.step == 24 {
-            for file in ["checkpoint.safetensors", "tokenizer.json"] {
+            for file in ["checkpoint.safetensors", "tokenizer.json", "metrics.jsonl"] {
                 std::fs::copy(parts.join(file), copy.join(file)).expect("copied");
             }
         }
-    })
-    .unwrap_or_else(|e| panic!("{e}"));
-    let (_, resumed) = run(&first, &folder.0, &copy, true);
+    };
+    train(&first, &options(data, &parts, 2, false), |_| {}, report).unwrap_or_else(|e| panic!("{e}"));
+    let (_, resumed) = run(&first, data, &copy, true);
     assert!(resumed == bytes, "a resumed training differs from an uninterrupted one");
     assert!(copy.join("model.gguf").exists());
 
-    let other = Recipe { name: "other".into(), ..first };
-    let options = LanguageOptions { data: folder.0.clone(), out: copy, threads: 1, resume: true, export: Dtype::F32 };
-    let error = train(&other, &options, |_| {}).expect_err("another recipe").to_string();
-    assert!(error.contains("checkpoint.safetensors") && error.contains("another recipe"), "{error}");
+    let refused = |recipe: &Recipe, parts: [&str; 2]| {
+        let error = train(recipe, &options(data, &copy, 1, true), |_| {}, |_| {}).expect_err("refused").to_string();
+        parts.iter().for_each(|part| assert!(error.contains(part), "{part} in: {error}"));
+    };
+    refused(&Recipe { name: "other".into(), ..first.clone() }, ["checkpoint.safetensors", "another recipe"]);
+    std::fs::write(data.join("text.txt"), text(4001)).expect("written");
+    refused(&first, ["checkpoint.safetensors", "other text"]);
 }
 
 fn steps(compute: Compute, threads: usize, recompute: usize, fences: bool) -> (Vec<f64>, usize) {
-    let config = example().model;
+    let config = example().model.expect("a model");
     let o = TrainerOptions { tokens: 96, sequences: 3, threads, compute, recompute, seed: 3, fences };
     let mut trainer = Trainer::new(config, o, Memory::new()).expect("a trainer");
     let ids: Vec<i32> = (0..97).map(|i| (i * i * 7 + i) % 512).collect();
@@ -160,12 +136,23 @@ fn a_step_that_is_not_finite_names_an_operator_and_leaves_the_weights() {
         seed: 3,
         fences: false,
     };
-    let mut trainer = Trainer::new(example().model, o, Memory::new()).expect("a trainer");
-    let name = "model.layers.0.mlp.up_proj.weight";
-    trainer.memory_mut().get_mut::<f32>(name).expect("a weight")[5] = f32::NAN;
-    let before: Vec<u32> = trainer.memory().get::<u32>(name).expect("a weight").to_vec();
     let batch = Batch { ids: vec![1; 8], targets: vec![2; 8], lengths: vec![8] };
-    let error = trainer.step(&[batch], 1e-2, &Optimizer::default()).expect_err("NaN").to_string();
-    assert!(error.contains("linear") && error.contains("layers.0") && error.contains("NaN"), "{error}");
-    assert_eq!(trainer.memory().get::<u32>(name).expect("a weight"), before);
+    // One that the first operator after it meets, and one inside the recurrence, whose operator refuses it.
+    for (name, op) in [("model.layers.0.mlp.up_proj.weight", "linear"), ("model.layers.0.attn.k_proj.weight", "linear")]
+    {
+        for (value, word) in [(f32::NAN, "NaN"), (f32::INFINITY, "infinity"), (f32::NEG_INFINITY, "infinity")] {
+            let config = example().model.expect("a model");
+            let mut trainer = Trainer::new(config, o, Memory::new()).expect("a trainer");
+            trainer.memory_mut().get_mut::<f32>(name).unwrap_or_else(|| panic!("{name}"))[5] = value;
+            let before: Vec<u32> = trainer.memory().get::<u32>(name).expect("a weight").to_vec();
+            let error = trainer.step(std::slice::from_ref(&batch), 1e-2, &Optimizer::default()).expect_err(name);
+            assert!(matches!(error, TrainError::NotFinite { step: 0, .. }), "{error}");
+            let error = error.to_string();
+            for part in [op, "layers.0", name] {
+                assert!(error.contains(part), "{part} in: {error}");
+            }
+            assert!(error.contains(word) || error.contains("NaN"), "{error}");
+            assert_eq!(trainer.memory().get::<u32>(name).expect("a weight"), before);
+        }
+    }
 }
