@@ -33,19 +33,30 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Threads to run with.
     pub fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        self.threads.unwrap_or_else(processors)
     }
 
     /// The budget: as asked for, or what the machine has to spare.
     pub fn budget(&self) -> anyhow::Result<Budget> {
-        match self.memory {
-            Some(limit) => Ok(Budget::new(limit)),
-            None => Ok(MachineMemory::read().map_or_else(|_| Budget::unlimited(), |m| Budget::new(m.available))),
-        }
+        Ok(budget(self.memory))
     }
 }
 
-fn size(text: &str) -> Result<usize, String> {
+/// As many threads as there are processors.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The budget: as asked for, or what the machine has to spare.
+pub fn budget(memory: Option<usize>) -> Budget {
+    match memory {
+        Some(limit) => Budget::new(limit),
+        None => MachineMemory::read().map_or_else(|_| Budget::unlimited(), |m| Budget::new(m.available)),
+    }
+}
+
+/// Reads `--memory`.
+pub fn size(text: &str) -> Result<usize, String> {
     parse_size("--memory", text).map_err(|e| e.to_string())
 }
 

@@ -11,6 +11,7 @@ pub mod run;
 pub mod show;
 pub mod tokenize;
 pub mod train;
+mod train_progress;
 
 use std::io;
 use std::process::ExitCode;

@@ -1,21 +1,33 @@
 //! `memwall train`: trains a model by a recipe; resumes.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use memwall_formats::Dtype;
+use memwall_store::{ProcessMemory, format_size};
 use memwall_tasks::DataDir;
-use memwall_train::Recipe;
-use memwall_train::language::{LanguageOptions, Progress, train};
+use memwall_train::language::{LanguageOptions, train};
+use memwall_train::{Recipe, TrainingPlan};
+
+use super::train_progress::Show;
+use crate::load;
+
+const EXAMPLES: &str = "Examples:\n  \
+    memwall train recipes/books.toml --data data\n  \
+    memwall train recipes/books.toml --data data --memory 96MiB --out runs/small\n  \
+    memwall train recipes/books.toml --data data --resume\n\n\
+    The output folder holds checkpoint.safetensors, tokenizer.json, metrics.jsonl (a line a step), an event file\n\
+    for TensorBoard and, at the end, model.gguf. What a recipe may say is on the page of the crate train.\n\n\
+    Exit codes: 0 done; 2 an error. Sizes: 64MiB, 1.5GiB, 512KB (decimal), or bytes.";
 
 /// Arguments of `memwall train`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The recipe, TOML
     recipe: PathBuf,
-    /// The folder of the recipe's text files; without it, MEMWALL_DATA, or the recipe's own folder
+    /// The folder of the recipe's files; without it, MEMWALL_DATA, or the recipe's own folder
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where checkpoint, tokenizer, metrics and model go; without it, runs/NAME
@@ -24,8 +36,11 @@ pub struct Args {
     /// Continue from the checkpoint in the output folder
     #[arg(long)]
     resume: bool,
+    /// The most memory to use, e.g. 512MiB; without it, what the machine has to spare. Blocks are recomputed to fit it
+    #[arg(long, value_name = "SIZE", value_parser = load::size)]
+    memory: Option<usize>,
     /// Threads; without it, as many as there are processors
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = load::threads)]
     threads: Option<usize>,
     /// Format of the matrices in model.gguf
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
@@ -38,7 +53,7 @@ pub struct Args {
 /// Trains.
 ///
 /// # Errors
-/// If recipe, text or output folder are wrong, or a step is not finite.
+/// If recipe, text or output folder are wrong, the memory does not suffice, or a step is not finite.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let recipe = Recipe::read(&args.recipe)?;
     let Some(export) = Dtype::from_name(&args.export) else {
@@ -53,42 +68,44 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.resume && out.join("checkpoint.safetensors").exists() {
         bail!("{} has a checkpoint: --resume continues it; or name another folder with --out", out.display());
     }
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let options = LanguageOptions { data, out: out.clone(), threads, resume: args.resume, export };
-    let terminal = std::io::stderr().is_terminal();
-    let summary = train(&recipe, &options, |p| report(p, args.json, terminal))?;
+    let threads = args.threads.unwrap_or_else(load::processors);
+    let budget = load::budget(args.memory);
+    let limit = budget.limit();
+    let options = LanguageOptions { data, out: out.clone(), threads, budget, resume: args.resume, export };
+    let show = Show::new(args.json, recipe.train.steps);
+    let summary = train(&recipe, &options, |plan| show.plan(&describe(plan, limit)), |line| show.line(line))?;
+    show.end();
+    let rss_bytes = ProcessMemory::read().map_or(0, |m| m.hwm);
     if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        let mut line = serde_json::json!(summary);
+        line["rss_bytes"] = serde_json::json!(rss_bytes);
+        println!("{line}");
     } else {
         println!(
-            "{} steps, {} parameters: {:.3} bits a byte on validation text, {:.3} on test text; {}",
+            "{} steps, {} parameters: {:.3} bits a byte on validation text, {:.3} on test text; {} of memory; {}",
             summary.steps,
             summary.parameters,
             summary.validation_bits_per_byte,
             summary.test_bits_per_byte,
+            format_size(rss_bytes),
             out.join("model.gguf").display()
         );
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Steps between lines where nobody watches.
-const LINE_EVERY: u64 = 20;
-
-fn report(p: &Progress, json: bool, terminal: bool) {
-    if json {
-        println!("{}", serde_json::json!(p));
-        return;
+/// The plan as lines for people.
+fn describe(plan: &TrainingPlan, limit: Option<usize>) -> String {
+    let mut text = String::from("plan\n");
+    for (name, bytes) in plan.accounts().into_iter().filter(|(_, bytes)| *bytes > 0) {
+        text.push_str(&format!("  {name:9} {:>10}\n", format_size(bytes)));
     }
-    let due =
-        terminal || p.step.is_multiple_of(LINE_EVERY) || p.step == p.steps || p.validation_bits_per_byte.is_some();
-    if due {
-        let left = p.steps - p.step;
-        let validation =
-            p.validation_bits_per_byte.map_or(String::new(), |b| format!(", validation {b:.3} bits a byte"));
-        eprintln!(
-            "step {}/{} ({left} left): loss {:.4}, gradient {:.3}, rate {:.2e}, {:.0} tokens/s{validation}",
-            p.step, p.steps, p.loss, p.gradient_norm, p.rate, p.tokens_per_second
-        );
-    }
+    let limit = limit.map_or(String::new(), |limit| format!(" of {}", format_size(limit)));
+    let recomputed = plan.options.recompute;
+    text.push_str(&format!(
+        "  {:9} {:>10}{limit}, {recomputed} blocks recomputed",
+        "total",
+        format_size(plan.total_bytes())
+    ));
+    text
 }
