@@ -2,13 +2,17 @@
 
 mod bad_folder;
 mod bad_input;
-mod folder;
 mod bench;
+mod folder;
 mod golden;
 mod op;
 mod pages;
 mod show;
+mod kill;
+mod shipped;
 mod tiny;
+mod train;
+mod training;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
