@@ -85,6 +85,9 @@ fn text_is_read_scored_and_ended_as_the_folders_files_say() {
     reference.write(folder.path(), Stored::BF16, 1);
     write_tokenizer(folder.path());
     let model = text(folder.path());
+    let shown = json(&["show", model, "--json"]);
+    assert_eq!((&shown["container"], &shown["config"]["d_model"]), (&json!("safetensors"), &json!(32)));
+    assert_eq!(shown["tensors"].as_array().unwrap().len(), reference.shapes.len());
     let line = json(&["tokenize", model, "ab <s>c", "--parse-special", "--json"]);
     assert_eq!(ids(&line["ids"]), [4, 5, 3, 1, 6]);
     let line = json(&["run", model, "Some words", "-n", "8", "--json"]);
