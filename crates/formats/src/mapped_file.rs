@@ -54,6 +54,14 @@ impl MappedFile {
         MappedFile { path: name.as_ref().to_path_buf(), bytes: Bytes::Static(bytes) }
     }
 
+    /// The bytes, if they are part of the program.
+    pub fn embedded(&self) -> Option<&'static [u8]> {
+        match self.bytes {
+            Bytes::Mapped(_) => None,
+            Bytes::Static(bytes) => Some(bytes),
+        }
+    }
+
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,7 +1,7 @@
-//! What handing out memory costs: views of an arena, guards of a tier, loading and growing.
+//! What handing out memory costs: guards of a tier, loading and growing.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use memwall_store::{Advice, Arena, Budget, Extent, Extents, Mapped, Ram, Reserved, Span, TensorId, Tier};
+use memwall_store::{Advice, Budget, Extent, Extents, Mapped, Ram, Reserved, TensorId, Tier};
 use std::hint::black_box;
 use std::io::Write;
 use std::path::Path;
@@ -28,21 +28,11 @@ fn weights(folder: &Path) -> Extents {
 
 fn memory(c: &mut Criterion) {
     let budget = Budget::unlimited();
-    let mut arena = Arena::new(&budget, "arena", MIB).expect("an arena");
-    c.bench_function("views of a node: 3 read, 1 written", |b| {
-        b.iter(|| {
-            let views = arena.views();
-            for i in 0..3 {
-                black_box(views.read::<f32>(Span::new(i * 4096, 4096)).expect("inside"));
-            }
-            black_box(views.write::<f32>(Span::new(3 * 4096, 4096)).expect("apart"));
-        })
-    });
-    let mut kv = Reserved::new(&budget, "kv", 1 << 30).expect("addresses");
+    let mut kv = Reserved::new(&budget, "kv", 1, 1 << 30).expect("addresses");
     c.bench_function("grow a region by a page", |b| {
         b.iter(|| {
-            let bytes = (kv.len() + 4096) % (1 << 30);
-            kv.resize(bytes).expect("inside the capacity");
+            let bytes = (kv.held(0) + 4096) % (1 << 30);
+            kv.resize(0, bytes).expect("inside the capacity");
         })
     });
     c.bench_function("take from a budget and give back", |b| b.iter(|| budget.take("io", 4096)));

@@ -1,6 +1,7 @@
 //! Address space from the operating system: reserved first, backed by memory in whole pages when committed.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,37 +24,41 @@ pub fn page_bytes() -> usize {
     })
 }
 
-/// `bytes` rounded up to whole pages, or `None` beyond the address space.
-pub(crate) fn round_to_pages(bytes: usize) -> Option<usize> {
-    bytes.checked_next_multiple_of(page_bytes())
+/// `bytes` rounded up to whole pages: what arenas, regions and weights in memory take from a budget. The most there is
+/// where that is beyond the address space.
+pub fn whole_pages(bytes: usize) -> usize {
+    bytes.checked_next_multiple_of(page_bytes()).unwrap_or(usize::MAX)
 }
 
-/// A range of address space; its first `committed` bytes can be read and written, the rest faults.
+/// A range of address space that reads as zeros and holds memory where it was written.
 pub(crate) struct Pages {
     base: NonNull<u8>,
     /// The mapping as the operating system knows it; `base` lies inside, aligned.
     mapping: NonNull<u8>,
     mapping_bytes: usize,
     bytes: usize,
+    /// Bytes of pages that count as held.
     committed: usize,
 }
 
 // SAFETY: the region is owned memory like a Vec's; access follows the borrow of `Pages`.
 unsafe impl Send for Pages {}
-// SAFETY: as above; `&Pages` gives only shared slices or pointers whose users state their own rules.
+// SAFETY: as above; `&Pages` gives only shared slices.
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Reserves `bytes` (rounded up to pages) of address space at a multiple of `align` (a power of two), none committed.
+    /// Reserves `bytes` (rounded up to pages) of address space at a multiple of `align` (a power of two), none
+    /// committed.
     pub(crate) fn reserve(bytes: usize, align: usize) -> io::Result<Pages> {
         debug_assert!(align.is_power_of_two());
         let too_large = || io::Error::new(io::ErrorKind::OutOfMemory, "more bytes than the address space has");
-        let bytes = round_to_pages(bytes.max(1)).ok_or_else(too_large)?;
+        let bytes = whole_pages(bytes.max(1));
         // A mapping starts at a page; only a larger alignment needs room to move.
         let room = if align > page_bytes() { align } else { 0 };
         let mapping_bytes = bytes.checked_add(room).ok_or_else(too_large)?;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address of the system's choice overlaps nothing of ours.
-        let address = unsafe { libc::mmap(std::ptr::null_mut(), mapping_bytes, libc::PROT_NONE, FLAGS, -1, 0) };
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), mapping_bytes, access, FLAGS, -1, 0) };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -65,45 +70,31 @@ impl Pages {
         Ok(Pages { base, mapping, mapping_bytes, bytes, committed: 0 })
     }
 
-    /// Bytes from the start that can be read and written, whole pages.
-    pub(crate) fn committed(&self) -> usize {
-        self.committed
+    /// Counts `bytes` as held from now on; pages themselves come when they are written.
+    pub(crate) fn commit(&mut self, bytes: usize) {
+        COMMITTED.fetch_add(bytes, Ordering::Relaxed);
+        COMMITTED.fetch_sub(self.committed, Ordering::Relaxed);
+        self.committed = bytes;
     }
 
-    /// The first byte; reads and writes below [`Pages::committed`] are valid.
-    pub(crate) fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-
-    /// Makes exactly the first `bytes` (rounded up to pages) readable and writable; new pages hold zeros, pages beyond are
-    /// given back to the system.
-    pub(crate) fn commit(&mut self, bytes: usize) -> io::Result<()> {
-        let target = round_to_pages(bytes).filter(|&target| target <= self.bytes).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("{bytes} bytes of a region of {}", self.bytes))
-        })?;
-        let (low, high) = (target.min(self.committed), target.max(self.committed));
-        if low == high {
+    /// Gives the whole pages of `range` back to the system; they read as zeros again.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub(crate) fn release(&mut self, range: Range<usize>) -> io::Result<()> {
+        debug_assert!(range.start.is_multiple_of(page_bytes()) && range.end.is_multiple_of(page_bytes()));
+        let range = range.start..range.end.min(self.bytes);
+        if range.is_empty() {
             return Ok(());
         }
-        // SAFETY: low < high <= self.bytes, inside the mapping.
-        let start = unsafe { self.base.add(low) }.as_ptr().cast::<libc::c_void>();
-        let failed = if target > self.committed {
-            // SAFETY: the range lies inside our own mapping; allowing access to it breaks nobody's assumption.
-            let rc = unsafe { libc::mprotect(start, high - low, libc::PROT_READ | libc::PROT_WRITE) };
-            rc != 0
-        } else {
-            // SAFETY: the range lies inside our own mapping, and `&mut self` means that no slice of it is alive; mapping
-            // over it drops its pages and forbids access.
-            let rc = unsafe { libc::mmap(start, high - low, libc::PROT_NONE, FLAGS | libc::MAP_FIXED, -1, 0) };
-            rc == libc::MAP_FAILED
+        // SAFETY: inside our own mapping, and `&mut self` means that no slice of it is alive; a fresh mapping over it drops
+        // its pages and reads as zeros.
+        let rc = unsafe {
+            let start = self.base.add(range.start).as_ptr().cast::<libc::c_void>();
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(start, range.len(), access, FLAGS | libc::MAP_FIXED, -1, 0)
         };
-        if failed {
-            return Err(io::Error::last_os_error());
-        }
-        COMMITTED.fetch_add(target, Ordering::Relaxed);
-        COMMITTED.fetch_sub(self.committed, Ordering::Relaxed);
-        self.committed = target;
-        Ok(())
+        if rc == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Asks for 2 MiB pages; only advice, so a refusal is not an error.
@@ -115,17 +106,16 @@ impl Pages {
         }
     }
 
-    /// The committed bytes.
+    /// All of it.
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: the first `committed` bytes are readable and initialized (zeros from the system), and `&self` keeps
-        // `commit` away; writers need `&mut self`, or `Views`, which borrows it mutably.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.committed) }
+        // SAFETY: the whole region is readable and initialized (zeros from the system); writers need `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
     }
 
-    /// The committed bytes, to write.
+    /// All of it, to write.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as `as_slice`, and `&mut self` makes the slice the only one.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.committed) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
     }
 }
 

@@ -3,11 +3,13 @@
 //! Whoever computes asks a tier for a tensor and gets a [`Guard`]: bytes that stay where they are while the guard lives. The
 //! result of a computation never depends on the tier, bit for bit; a file that is short, changed or corrupt is an error.
 
+mod embedded;
 mod extents;
 mod mapped;
 mod ram;
 mod throttled;
 
+pub use embedded::Embedded;
 pub use extents::{Extent, Extents};
 pub use mapped::{Advice, Mapped};
 pub use ram::Ram;

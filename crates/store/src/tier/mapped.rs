@@ -56,6 +56,11 @@ impl AsRef<[u8]> for Mapping {
 }
 
 impl Mapped {
+    /// Bytes that these tensors take from a budget, in files of `lens` bytes.
+    pub fn held_bytes(extents: &Extents, lens: &[u64]) -> usize {
+        lens.iter().enumerate().map(|(file, &len)| resident_at_most(extents, file, len)).sum()
+    }
+
     /// Maps the files; takes the bytes of every page that may become resident when all tensors are read from the account
     /// `weights`: those that a tensor touches, and those around that the system maps with them.
     ///

@@ -2,7 +2,7 @@
 
 use super::{Counters, Extents, Guard, TensorId, Tier, TierError};
 use crate::budget::{Budget, Reservation};
-use crate::pages::{Pages, round_to_pages};
+use crate::pages::{Pages, whole_pages};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -32,7 +32,17 @@ impl AsRef<[u8]> for Slab {
     }
 }
 
+/// Where the next tensor starts behind one of `bytes` at `start`.
+fn after(start: usize, bytes: usize) -> usize {
+    start.saturating_add(bytes).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX)
+}
+
 impl Ram {
+    /// Bytes that tensors of these sizes take from a budget: whole pages.
+    pub fn held_bytes(sizes: impl IntoIterator<Item = usize>) -> usize {
+        whole_pages(sizes.into_iter().fold(0, after))
+    }
+
     /// Reads every tensor from its file into its place; takes all bytes from the account `weights` first.
     ///
     /// # Errors
@@ -75,18 +85,18 @@ impl Ram {
             .into_iter()
             .map(|(name, bytes)| {
                 let start = end;
-                end = start.saturating_add(bytes).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+                end = after(start, bytes);
                 (name, start..start.saturating_add(bytes))
             })
             .collect();
-        let reservation = budget.take("weights", round_to_pages(end).unwrap_or(usize::MAX)).map_err(TierError::from)?;
+        let reservation = budget.take("weights", whole_pages(end)).map_err(TierError::from)?;
         let memory = |source| TierError::Memory { bytes: end, source };
         let huge = end >= 2 << 20;
         let mut pages = Pages::reserve(end, if huge { 2 << 20 } else { ALIGN }).map_err(memory)?;
         if huge {
             pages.advise_huge();
         }
-        pages.commit(end).map_err(memory)?;
+        pages.commit(reservation.bytes());
         for (id, (_, place)) in tensors.iter().enumerate() {
             write(TensorId(id), &mut pages.as_mut_slice()[place.clone()])?;
         }
