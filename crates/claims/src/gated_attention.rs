@@ -172,7 +172,7 @@ fn output(layer: &AttentionConfig, seed: u64, gate: impl Fn(usize) -> f64) -> Re
         let random = |i: usize| pseudo_random(&format!("{} {seed}", info.name), i);
         let of_gate = info.name.contains("gate_proj");
         let values: Vec<f32> = (0..elements).map(|i| if of_gate { gate(i) } else { random(i) } as f32).collect();
-        memory.set(&info.name, Dtype::F32, &values);
+        memory.set(&info.name, Dtype::F32, &values)?;
     }
     let cu_seqlens = g.find("cu_seqlens");
     let mut e = Executor::new(g, PlanOptions::default(), &mut memory, Arc::new(Pool::new(1)))?;

@@ -66,7 +66,7 @@ impl GradientCheck {
             }
         }
         let pool = Arc::new(Pool::new(2));
-        let mut memory = self.memory();
+        let mut memory = self.memory()?;
         let options = PlanOptions { fences: true, ..Default::default() };
         let mut with_grads = Executor::new(graph, options, &mut memory, pool.clone())?;
         self.fill(&mut with_grads);
@@ -102,16 +102,16 @@ impl GradientCheck {
         Ok(worst)
     }
 
-    fn memory(&self) -> Memory {
+    fn memory(&self) -> Result<Memory, GraphError> {
         let mut memory = Memory::new();
         for (_, info) in self.graph.values() {
             if matches!(info.source, Source::Weight) {
                 let n = info.ty.bytes(&self.graph.max_sizes()) / 8;
                 let w: Vec<f64> = (0..n).map(|i| (self.weight)(&info.name, i)).collect();
-                memory.set(&info.name, Dtype::F64, &w);
+                memory.set(&info.name, Dtype::F64, &w)?;
             }
         }
-        memory
+        Ok(memory)
     }
 
     fn fill(&self, executor: &mut Executor) {

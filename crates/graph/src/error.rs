@@ -1,5 +1,7 @@
 //! What can be wrong with a graph, and where.
 
+use memwall_store::{ArenaError, ReservedError};
+
 /// Why a graph was refused, or why a run of it failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,9 +54,12 @@ pub enum GraphError {
         /// The planned maximum.
         max: usize,
     },
-    /// Memory could not be had.
-    #[error("{0}")]
-    Memory(String),
+    /// There is no room for a weight or state.
+    #[error(transparent)]
+    Reserved(#[from] ReservedError),
+    /// There is no room for the activations.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
     /// A law of the arena was broken: a bug in an operator.
     #[error("{op} in {scope} wrote outside its own tensors: the fence of {of} is damaged")]
     Fence {

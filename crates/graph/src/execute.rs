@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 use memwall_kernels::Pool;
+use memwall_store::Arena;
 
 use crate::GraphError;
 use crate::graph::{Graph, Source, Value};
-use crate::memory::{Memory, Slab};
+use crate::memory::Memory;
 use crate::op::Alias;
 use crate::plan::{Place, Plan, PlanOptions};
 use crate::run::Runner;
@@ -16,7 +17,7 @@ use crate::shape::RunDim;
 /// A graph, its plan, and the memory that its activations live in.
 pub struct Executor {
     runner: Runner,
-    arena: Slab,
+    arena: Arena,
     pool: Arc<Pool>,
     /// For each value: its index in the caller's memory, for weights and states.
     bound: Vec<usize>,
@@ -25,10 +26,11 @@ pub struct Executor {
 impl Executor {
     /// Plans `graph`, takes its arena, and binds its weights and states to `memory`.
     ///
-    /// States that `memory` does not have are made there, zero.
+    /// States that `memory` does not have are made there, zero; they and the arena are taken from its budget.
     ///
     /// # Errors
-    /// If a weight is missing in `memory`, has another size or element type, or is written but read-only.
+    /// If a weight is missing in `memory`, has another size or element type, or is written but read-only; or if the budget
+    /// refuses.
     pub fn new(
         graph: Graph,
         options: PlanOptions,
@@ -63,7 +65,7 @@ impl Executor {
                 }
             }
         }
-        let arena = Slab::zeroed(plan.arena_bytes);
+        let arena = Arena::new(memory.budget(), "arena", plan.arena_bytes)?;
         Ok(Executor { runner: Runner::new(graph, plan), arena, pool, bound })
     }
 
@@ -112,7 +114,7 @@ impl Executor {
         let Place::Arena(b) = self.plan().place(value) else { panic!("no node reads input {name}") };
         let bytes = self.graph().ty(value).bytes(&self.runner.runs);
         let from = self.plan().buffers[b].offset;
-        bytemuck::cast_slice_mut(&mut self.arena.bytes_mut()[from..from + bytes])
+        bytemuck::cast_slice_mut(&mut self.arena.as_mut_slice()[from..from + bytes])
     }
 
     /// Whether a node reads this input.
@@ -134,8 +136,8 @@ impl Executor {
         );
         let slot = &self.runner.slots[value.index()];
         assert!(!slot.ptr.is_null(), "output {name} is read after a run");
-        let from = slot.ptr as usize - self.arena.bytes().as_ptr() as usize;
-        bytemuck::cast_slice(&self.arena.bytes()[from..from + slot.bytes()])
+        let from = slot.ptr as usize - self.arena.as_slice().as_ptr() as usize;
+        bytemuck::cast_slice(&self.arena.as_slice()[from..from + slot.bytes()])
     }
 
     /// Runs every node once.
@@ -143,7 +145,7 @@ impl Executor {
     /// # Errors
     /// If an operator refuses the values of its inputs, and under the checks that were asked for.
     pub fn run(&mut self, memory: &mut Memory) -> Result<(), GraphError> {
-        let arena = self.arena.bytes_mut().as_mut_ptr();
+        let arena = self.arena.as_mut_slice().as_mut_ptr();
         let bound = &self.bound;
         self.runner.bind(arena, |v| memory.pointer(bound[v.index()]));
         self.runner.run(arena, &self.pool)

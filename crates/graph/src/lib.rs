@@ -27,7 +27,7 @@ pub use execute::Executor;
 pub use fuse::fuse;
 pub use graph::{Graph, Node, Phase, RunDimInfo, Segment, Source, Value, ValueInfo};
 pub use io::{Io, Slot};
-pub use memory::Memory;
+pub use memory::{Memory, Region};
 pub use op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
 pub use plan::{ALIGN, Buffer, Place, Plan, PlanOptions};
 pub use prune::prune;

@@ -29,14 +29,14 @@ fn tensor(container: &Container, name: &str) -> Vec<f32> {
 fn weights(container: &Container) -> Memory {
     let mut memory = Memory::new();
     for info in container.tensors() {
-        memory.set(&info.name, Dtype::F32, &tensor(container, &info.name));
+        memory.set(&info.name, Dtype::F32, &tensor(container, &info.name)).expect("room");
     }
     let both = tensor(container, "gru_cell.weight_ih");
     let part = |from: usize| -> Vec<f32> {
         both.chunks_exact(2 * WIDTH).flat_map(|row| row[from..from + WIDTH].to_vec()).collect()
     };
-    memory.set("of_embedding", Dtype::F32, &part(0));
-    memory.set("of_memory", Dtype::F32, &part(WIDTH));
+    memory.set("of_embedding", Dtype::F32, &part(0)).expect("room");
+    memory.set("of_memory", Dtype::F32, &part(WIDTH)).expect("room");
     memory
 }
 

@@ -162,7 +162,7 @@ fn bits(
     for (&w, grad) in weights.iter().zip(grads) {
         let name = g.info(w).name.to_string();
         let n = g.ty(w).bytes(&[]) / 4;
-        memory.set(&name, Dtype::F32, &(0..n).map(|i| 0.5 * pseudo_random(&name, i) as f32).collect::<Vec<_>>());
+        memory.set(&name, Dtype::F32, &(0..n).map(|i| 0.5 * pseudo_random(&name, i) as f32).collect::<Vec<_>>())?;
         names.push(format!("d {name}"));
         g.output(&names[names.len() - 1], grad.expect("every weight matters"));
     }

@@ -110,7 +110,7 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
             let n = info.ty.bytes(&[]) / 4;
             let scale = if info.name.contains("norm") { 1.0 } else { 0.5 };
             let w: Vec<f32> = (0..n).map(|i| (pseudo_random(&info.name, i) * scale) as f32).collect();
-            memory.set(&info.name, Dtype::F32, &w);
+            memory.set(&info.name, Dtype::F32, &w)?;
         }
         let mut e =
             Executor::new(whole, PlanOptions { fences: true, ..Default::default() }, &mut memory, pool.clone())?;

@@ -1,7 +1,7 @@
 //! First values of weights: N(0, 0.02), norms 1, biases 0, outputs of blocks smaller by √(2 L).
 
 use memwall_formats::Dtype;
-use memwall_graph::{Graph, Memory, Source};
+use memwall_graph::{Graph, GraphError, Memory, Source};
 
 /// Standard deviation of matrices.
 const DEVIATION: f64 = 0.02;
@@ -9,7 +9,10 @@ const DEVIATION: f64 = 0.02;
 /// Gives every weight of `graph` that `memory` does not have its first values; `seed` fixes them.
 ///
 /// A weight's values depend on the seed and its name alone. `layers` is the number of blocks.
-pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) {
+///
+/// # Errors
+/// If there is no room for one.
+pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) -> Result<(), GraphError> {
     for (_, info) in graph.values().filter(|(_, info)| matches!(info.source, Source::Weight)) {
         let n = info.ty.shape.dims().iter().filter_map(|d| d.known()).product::<usize>();
         if memory.get::<u8>(&info.name).is_some() {
@@ -29,10 +32,11 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
             (0..n as u64).map(|i| deviation * normal(stream, i)).collect()
         };
         match info.ty.dtype {
-            Dtype::F64 => memory.set(&info.name, Dtype::F64, &values),
-            _ => memory.set(&info.name, Dtype::F32, &values.iter().map(|x| *x as f32).collect::<Vec<_>>()),
+            Dtype::F64 => memory.set(&info.name, Dtype::F64, &values)?,
+            _ => memory.set(&info.name, Dtype::F32, &values.iter().map(|x| *x as f32).collect::<Vec<_>>())?,
         }
     }
+    Ok(())
 }
 
 /// Sample `i` of the standard normal distribution in stream `stream` (Box-Muller on counter-based bits).

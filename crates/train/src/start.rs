@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use memwall_formats::{Container, ContainerFormat, Dtype, FormatError, format, gguf};
-use memwall_graph::{Graph, Memory, Source};
+use memwall_graph::{Graph, GraphError, Memory, Source};
 use memwall_nn::{Checkpoint, CheckpointError, ModelConfig};
 use memwall_tokenizer::{Tokenizer, TokenizerError};
 use serde_json::Value;
@@ -42,6 +42,9 @@ pub enum StartError {
         /// Why.
         error: FormatError,
     },
+    /// There is no room for a weight.
+    #[error("from: {0}")]
+    Room(#[from] GraphError),
     /// A tensor holds a NaN or an infinity.
     #[error("from: {file}: tensor {tensor} holds {value} at {index}; training needs finite weights")]
     NotFinite {
@@ -120,7 +123,7 @@ impl Start {
                 let value = values[index];
                 return Err(StartError::NotFinite { file: self.file(), tensor: name(), value, index });
             }
-            memory.set(&info.name, Dtype::F32, &values);
+            memory.set(&info.name, Dtype::F32, &values)?;
         }
         Ok(())
     }

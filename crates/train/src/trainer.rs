@@ -212,10 +212,10 @@ impl Trainer {
     /// If the model cannot be built or differentiated.
     pub fn new(config: ModelConfig, options: TrainerOptions, mut memory: Memory) -> Result<Trainer, TrainError> {
         let (g, update) = planned_step(&config, &options)?;
-        initialize(&g, &mut memory, config.layers.len(), options.seed);
+        initialize(&g, &mut memory, config.layers.len(), options.seed)?;
         let pool = Arc::new(Pool::new(options.threads));
         let inputs = inputs(&g, &options)?;
-        update.moments(&mut memory);
+        update.moments(&mut memory)?;
         let plan = PlanOptions { fences: options.fences, ..Default::default() };
         let step_graph = Executor::new(g, plan, &mut memory, pool.clone())?;
         Ok(Trainer { config, options, memory, step_graph, eval_graph: None, inputs, update, pool, steps: 0 })

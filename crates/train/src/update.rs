@@ -1,7 +1,7 @@
 //! From gradients to new weights: sums over micro-batches, the norm, AdamW; nothing is allocated in a step.
 
 use memwall_formats::Dtype;
-use memwall_graph::{Executor, Graph, Memory, Value};
+use memwall_graph::{Executor, Graph, GraphError, Memory, Value};
 use memwall_kernels::Pool;
 use memwall_kernels::adamw::{AdamW, adamw};
 use memwall_kernels::sum::{add_scaled, sum_of_squares, sum_of_squares_scratch};
@@ -55,15 +55,19 @@ impl Update {
     }
 
     /// Gives weights in `memory` moments of 0 where it has none.
-    pub fn moments(&self, memory: &mut Memory) {
+    ///
+    /// # Errors
+    /// If there is no room for one.
+    pub fn moments(&self, memory: &mut Memory) -> Result<(), GraphError> {
         for p in &self.parameters {
             let n = memory.get::<f32>(&p.weight).map_or(0, <[f32]>::len);
             for moment in [&p.first_moment, &p.second_moment] {
                 if memory.get::<f32>(moment).is_none() {
-                    memory.set(moment, Dtype::F32, &vec![0.0_f32; n]);
+                    memory.set(moment, Dtype::F32, &vec![0.0_f32; n])?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Names of the trained weights.

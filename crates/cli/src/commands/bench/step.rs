@@ -113,7 +113,7 @@ pub fn run(
     let loss = decoder(&mut g)?;
     let trained = weights(&g);
     let mut memory = Memory::new();
-    initialize(&g, &mut memory, LAYERS, SEED);
+    initialize(&g, &mut memory, LAYERS, SEED)?;
     let parameters: usize = memory.iter().map(|(_, _, bytes)| bytes.len() / size_of::<f32>()).sum();
 
     // From here on memory is the step's: moments, gradients, activations.
@@ -121,7 +121,7 @@ pub fn run(
     let grads = differentiate(&mut g, loss, &trained)?;
     g.output("loss", loss);
     let mut update = Update::new(&mut g, &trained, &grads);
-    update.moments(&mut memory);
+    update.moments(&mut memory)?;
     let segments: Vec<Segment> = (0..if again { LAYERS as u32 } else { 0 }).map(Segment).collect();
     let g = fuse(&recompute(&prune(&g), &segments));
     let [ids, targets, cu_seqlens] = ["ids", "targets", "cu_seqlens"].map(|name| g.find(name).expect("an input"));

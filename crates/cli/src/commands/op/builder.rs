@@ -231,7 +231,7 @@ impl<'a> Builder<'a> {
                 bail!("{file}: weight {name} has shape {:?}; {want:?} is needed", tensor.shape);
             }
             let bytes = self.elements(tensor).with_context(|| format!("{file}: weight {name}"))?;
-            memory.set(&info.name, info.ty.dtype, &bytes);
+            memory.set(&info.name, info.ty.dtype, &bytes)?;
             self.used.borrow_mut().insert(name.into());
             self.trained.push((name.into(), w));
         }
