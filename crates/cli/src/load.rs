@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use memwall_cache::KvFormat;
-use memwall_formats::Dtype;
-use memwall_infer::{MemoryPlan, Model};
+use memwall_fit::{EngineOptions, MemoryPlan, WeightFormat, WeightTier, Wish};
+use memwall_formats::{Dtype, Mix};
+use memwall_infer::Model;
 use memwall_store::{Budget, MachineMemory, ProcessMemory, format_size, parse_size};
 use memwall_tokenizer::Tokenizer;
 
@@ -25,9 +26,16 @@ pub struct ModelArgs {
     /// Threads; without it, as many as there are processors
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
-    /// How keys and values are stored: f32, f16, bf16 or q8_0
-    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = kv)]
-    pub kv: KvFormat,
+    /// Convert weights while loading: stored (as they are), or a format such as Q8_0 or Q4_K_M [default: stored, or what
+    /// the budget holds]
+    #[arg(long, value_name = "FORMAT", value_parser = weights)]
+    pub weights: Option<WeightFormat>,
+    /// Where weights live that keep their format: mapped or ram [default: mapped; beside converted ones ram]
+    #[arg(long, value_name = "TIER", value_parser = tier)]
+    pub tier: Option<WeightTier>,
+    /// How keys and values are stored: f32, f16, bf16 or q8_0 [default: f16, or what the budget holds]
+    #[arg(long, value_name = "FORMAT", value_parser = kv)]
+    pub kv: Option<KvFormat>,
 }
 
 impl ModelArgs {
@@ -36,10 +44,29 @@ impl ModelArgs {
         self.threads.unwrap_or_else(processors)
     }
 
-    /// The budget: as asked for, or what the machine has to spare.
-    pub fn budget(&self) -> anyhow::Result<Budget> {
-        Ok(budget(self.memory))
+    /// The budget to run in.
+    pub fn budget(&self) -> Budget {
+        budget(self.memory)
     }
+
+    /// What a plan is made for; `needed` tokens at least, `outputs` rows of logits at once.
+    pub fn wish(&self, context: Option<usize>, needed: usize, outputs: usize) -> Wish {
+        Wish { context, needed, threads: self.threads(), weights: self.weights, tier: self.tier, kv: self.kv, outputs }
+    }
+
+    /// The options of a model whose formats are as stored unless they are given.
+    pub fn options(&self, context: usize, step: usize) -> EngineOptions {
+        let (weights, threads) = (self.weights.unwrap_or_default(), self.threads());
+        let tier = self.tier.unwrap_or(EngineOptions::usual_tier(weights));
+        let kv = self.kv.unwrap_or(EngineOptions::default().kv);
+        EngineOptions { threads, context, step, weights, tier, kv, ..EngineOptions::default() }
+    }
+}
+
+/// What this process may hold in all: what it holds, and what the machine or the control group has to spare.
+pub fn spare_bytes() -> Option<usize> {
+    let own = ProcessMemory::read().map_or(0, |m| m.rss);
+    MachineMemory::read().ok().map(|m| m.available.saturating_add(own))
 }
 
 /// As many threads as there are processors.
@@ -47,12 +74,20 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The budget: as asked for, or what the machine has to spare.
+/// The budget: as asked for, but not more than the machine, or the control group, has to spare.
 pub fn budget(memory: Option<usize>) -> Budget {
-    match memory {
-        Some(limit) => Budget::new(limit),
-        None => MachineMemory::read().map_or_else(|_| Budget::unlimited(), |m| Budget::new(m.available)),
-    }
+    let limit = match (memory, spare_bytes()) {
+        (Some(asked), Some(spare)) if asked > spare => {
+            eprintln!(
+                "memwall: warning: --memory {}: only {} can be had now; the plan is made for that",
+                format_size(asked),
+                format_size(spare)
+            );
+            Some(spare)
+        }
+        (asked, spare) => asked.or(spare),
+    };
+    limit.map_or_else(Budget::unlimited, Budget::new)
 }
 
 /// Reads `--memory`.
@@ -80,6 +115,28 @@ pub fn kv(text: &str) -> Result<KvFormat, String> {
         Some(d @ (Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::Q8_0)) => Ok(KvFormat::both(d)),
         _ => Err("caches store f32, f16, bf16 or q8_0".into()),
     }
+}
+
+fn weights(text: &str) -> Result<WeightFormat, String> {
+    if text.eq_ignore_ascii_case("stored") {
+        return Ok(WeightFormat::AsStored);
+    }
+    mix(text).map(WeightFormat::Mix)
+}
+
+/// A mix by its name.
+pub fn mix(name: &str) -> Result<Mix, String> {
+    Mix::from_name(name).ok_or_else(|| {
+        let all: Vec<&str> = Mix::ALL.iter().map(|m| m.name()).collect();
+        format!("did you mean {}? There are {}", Mix::nearest_name(name), all.join(", "))
+    })
+}
+
+fn tier(text: &str) -> Result<WeightTier, String> {
+    [WeightTier::Mapped, WeightTier::Ram]
+        .into_iter()
+        .find(|tier| tier.to_string() == text)
+        .ok_or_else(|| "weights live mapped or in ram".to_string())
 }
 
 /// Opens a model, or the one that ships.
@@ -112,17 +169,32 @@ pub fn other_bytes() -> anyhow::Result<usize> {
     Ok(memory.hwm.max(memory.rss) + ALLOWANCE_BYTES)
 }
 
+/// The weights of a plan, as people name their format.
+pub fn weights_name(model: &Model, plan: &MemoryPlan) -> String {
+    match plan.options.weights {
+        WeightFormat::AsStored => model.checkpoint().main_format().name().to_string(),
+        WeightFormat::Mix(mix) => mix.name().to_string(),
+    }
+}
+
 /// The plan as lines for people.
-pub fn describe(plan: &MemoryPlan, limit: Option<usize>) -> String {
+pub fn describe(model: &Model, plan: &MemoryPlan, limit: Option<usize>) -> String {
     let o = &plan.options;
+    let weights = weights_name(model, plan);
+    let weights = match (o.weights, o.tier) {
+        (WeightFormat::AsStored, WeightTier::Mapped) => format!("{weights}, mapped from the file"),
+        (WeightFormat::AsStored, WeightTier::Ram) => format!("{weights}, read into memory"),
+        (WeightFormat::Mix(_), _) => format!("{weights}, converted while loading"),
+    };
     let rows = [
-        ("weights", plan.weights_bytes, format!("{}, mapped from the file", plan.weights_format)),
+        ("weights", plan.weights_bytes, weights),
         ("kv", plan.kv_bytes, format!("{} / {}, {} tokens", o.kv.k, o.kv.v, o.context)),
         ("state", plan.state_bytes, "recurrent layers".to_string()),
         ("arena", plan.arena_bytes, format!("activations, {} rows a step", o.step)),
+        ("io", plan.staging_bytes, "rows on their way, while loading".to_string()),
         ("other", plan.other_bytes, "the process itself".to_string()),
     ];
-    let mut text = String::from("plan\n");
+    let mut text = format!("plan, quality {}\n", plan.quality());
     for (name, bytes, what) in rows.iter().filter(|(_, bytes, _)| *bytes > 0) {
         text.push_str(&format!("  {name:8} {:>10}  {what}\n", format_size(*bytes)));
     }

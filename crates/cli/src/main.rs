@@ -25,6 +25,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 a verdict or comparison failed; 
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Say what a model needs, and what fits into a number of bytes; reads its header only
+    Fit(commands::fit::Args),
     /// Plan, and generate text: from a prompt, a file, or in a conversation
     Run(commands::run::Args),
     /// Print the token ids of a text, as the model sees them
@@ -55,6 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
+        Command::Fit(args) => commands::fit::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),
         Command::Train(args) => commands::train::run(&args),

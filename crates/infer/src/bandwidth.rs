@@ -6,26 +6,24 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use crate::{MemoryPlan, Model};
+use memwall_nn::EMBEDDING;
+
+use crate::{Engine, MemoryPlan, Model};
 
 /// Bytes that a decoded token reads when `tokens` came before it.
-pub fn bytes_per_token(model: &Model, plan: &MemoryPlan, tokens: usize) -> f64 {
-    let checkpoint = model.checkpoint();
-    let weights: u64 = checkpoint
-        .tensors
-        .iter()
-        .filter(|(name, _)| checkpoint.config.tie_embeddings || *name != "model.embed_tokens.weight")
-        .map(|(_, t)| t.bytes)
-        .sum();
+pub fn bytes_per_token(model: &Model, engine: &Engine, plan: &MemoryPlan, tokens: usize) -> f64 {
+    let tied = model.checkpoint().config.tie_embeddings;
+    let read = engine.weights().filter(|(name, ..)| tied || *name != EMBEDDING);
+    let weights: usize = read.map(|(.., bytes)| bytes.len()).sum();
     let share = tokens as f64 / plan.options.context as f64;
     weights as f64 + plan.state_bytes as f64 + plan.kv_bytes as f64 * share
 }
 
-/// Bytes a second at which `threads` threads read the model's weights: the best of several passes, within a fifth of a
-/// second where one pass is shorter.
-pub fn read_bandwidth(model: &Model, threads: usize) -> f64 {
-    let container = model.container();
-    let tensors: Vec<&[u8]> = container.tensors().iter().map(|t| container.bytes(t)).collect();
+/// Bytes a second at which as many threads as the engine has read its weights: the best of several passes, within a fifth
+/// of a second where one pass is shorter.
+pub fn read_bandwidth(engine: &Engine) -> f64 {
+    let threads = engine.options().threads;
+    let tensors: Vec<&[u8]> = engine.weights().map(|(.., bytes)| bytes).collect();
     // Pieces of equal size, dealt in turn.
     let pieces: Vec<&[u8]> = tensors.iter().flat_map(|t| t.chunks(1 << 18)).collect();
     let bytes: usize = pieces.iter().map(|p| p.len()).sum();

@@ -6,51 +6,15 @@
 
 use std::sync::Arc;
 
-use memwall_cache::KvFormat;
+use memwall_fit::{EngineOptions, MemoryPlan, is_cache, step_graph};
 use memwall_formats::Dtype;
-use memwall_graph::{Executor, Graph, Memory, Plan, PlanOptions, RunDim, Source, Value, prune};
+use memwall_graph::{Executor, Graph, Memory, Plan, PlanOptions, Region, RunDim, Source, Value};
 use memwall_kernels::Pool;
 use memwall_nn::{MixerConfig, ModelConfig, Sequences, WeightTypes};
-use memwall_store::{Budget, Reservation};
+use memwall_store::{Budget, Reservation, Tier};
 
-use crate::memory_plan::is_cache;
-use crate::{InferError, MemoryPlan, Model};
-
-/// What an engine is planned for.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineOptions {
-    /// Threads, at least 1.
-    pub threads: usize,
-    /// The most tokens of a sequence.
-    pub context: usize,
-    /// Sequences at the same time.
-    pub slots: usize,
-    /// The most rows of a step: longer prompts are prefilled in parts.
-    pub step: usize,
-    /// The most rows of a step whose logits are wanted.
-    pub outputs: usize,
-    /// How keys and values are stored.
-    pub kv: KvFormat,
-    /// Tokens that can be taken back from windowed caches.
-    pub rollback: usize,
-    /// Checks the arena's laws in every step (slow).
-    pub fences: bool,
-}
-
-impl Default for EngineOptions {
-    fn default() -> EngineOptions {
-        EngineOptions {
-            threads: 1,
-            context: 512,
-            slots: 1,
-            step: 512,
-            outputs: 1,
-            kv: KvFormat::both(Dtype::F16),
-            rollback: 0,
-            fences: false,
-        }
-    }
-}
+use crate::load::has_not_finite;
+use crate::{Conversion, InferError, Loading, Model};
 
 /// Tokens that continue the sequence in a slot.
 #[derive(Clone, Copy, Debug)]
@@ -80,10 +44,19 @@ pub struct Engine {
     outputs: RunDim,
     inputs: Inputs,
     lengths: Vec<usize>,
+    caches: Vec<Cache>,
     /// Recurrent states: what they hold does not say of which position it is.
     states: Vec<String>,
     rewinds: bool,
-    _held: Vec<Reservation>,
+    conversion: Conversion,
+}
+
+/// Keys or values of a layer: they grow as sequences do.
+struct Cache {
+    region: Region,
+    /// Tokens that it has room for, a sequence.
+    capacity: usize,
+    row_bytes: usize,
 }
 
 struct Inputs {
@@ -92,55 +65,6 @@ struct Inputs {
     slots: Value,
     rows: Value,
     chosen: Value,
-}
-
-/// The step graph of `model`, without any memory for it: what a planner reads.
-///
-/// # Errors
-/// If the model cannot be built.
-pub fn step_graph(model: &Model, options: &EngineOptions) -> Result<(Graph, Sequences), InferError> {
-    let checkpoint = model.checkpoint();
-    step_graph_of(&checkpoint.config, &checkpoint.types(), options)
-}
-
-/// The step graph of a model whose matrices are stored in `types`, F32 where it says nothing.
-///
-/// # Errors
-/// If the model cannot be built.
-pub fn step_graph_of(
-    config: &ModelConfig,
-    types: &WeightTypes,
-    options: &EngineOptions,
-) -> Result<(Graph, Sequences), InferError> {
-    let mut g = Graph::new(Dtype::F32);
-    let rows = g.run_dim("rows", options.step)?;
-    let outputs = g.run_dim("outputs", options.outputs)?;
-    let seqs =
-        Sequences::slots(&mut g, rows, options.step, options.slots, options.context, options.kv, options.rollback)?;
-    let chosen = g.input("chosen", [memwall_graph::Dim::from(outputs)], Dtype::I32)?;
-    let hidden = config.hidden(&mut g, types, &seqs)?;
-    let logits = config.logits(&mut g, types, hidden, Some(chosen))?;
-    g.output("logits", logits);
-    Ok((memwall_graph::fuse(&prune(&g)), seqs))
-}
-
-/// Checks that a model can have these options.
-pub(crate) fn check_options(config: &ModelConfig, options: &EngineOptions) -> Result<(), InferError> {
-    if options.context == 0 || options.context > config.max_context {
-        let most = config.max_context;
-        return Err(InferError::request(format!(
-            "a context of {} tokens; this model has 1 to {most}",
-            options.context
-        )));
-    }
-    for (name, n) in
-        [("threads", options.threads), ("slots", options.slots), ("step", options.step), ("outputs", options.outputs)]
-    {
-        if n == 0 {
-            return Err(InferError::request(format!("{name} is 0, at least 1 is needed")));
-        }
-    }
-    Ok(())
 }
 
 impl Engine {
@@ -152,23 +76,44 @@ impl Engine {
         Engine::with_budget(model, options, &Budget::unlimited())
     }
 
-    /// Plans `model`, takes its bytes from `budget` by name, and only then the memory itself.
+    /// Plans `model` and takes the memory from `budget` by name; keys and values as sequences grow.
     ///
     /// # Errors
-    /// As [`Engine::new`]; and if the budget does not hold the plan.
+    /// As [`Engine::new`]; and if the budget does not hold the plan: nothing is allocated then.
     pub fn with_budget(model: &Model, options: EngineOptions, budget: &Budget) -> Result<Engine, InferError> {
-        let planned = MemoryPlan::of(model, options, 0)?;
+        Engine::behind(model, options, budget, None)
+    }
+
+    /// As [`Engine::with_budget`], with the tier of the weights put behind another one.
+    ///
+    /// # Errors
+    /// As [`Engine::with_budget`].
+    pub fn behind(
+        model: &Model,
+        options: EngineOptions,
+        budget: &Budget,
+        behind: Option<&dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier>>,
+    ) -> Result<Engine, InferError> {
+        let planned = MemoryPlan::of(model.header(), options, 0)?;
         let accounts = [
             ("weights", planned.weights_bytes),
             ("kv", planned.kv_bytes),
             ("state", planned.state_bytes),
             ("arena", planned.arena_bytes),
+            ("io", planned.staging_bytes),
         ];
-        let held = accounts.into_iter().map(|(name, bytes)| budget.take(name, bytes)).collect::<Result<_, _>>()?;
-        let (graph, seqs) = step_graph(model, &options)?;
-        let mut memory = Memory::new();
-        model.load(&graph, &mut memory)?;
-        Engine::assemble(&model.checkpoint().config, graph, seqs, memory, options, held)
+        // Refused as a whole, before a part of it is allocated.
+        let room: Vec<Reservation> =
+            accounts.into_iter().map(|(name, bytes)| budget.take(name, bytes)).collect::<Result<_, _>>()?;
+        drop(room);
+        let config = &model.checkpoint().config;
+        let (graph, seqs) = step_graph(config, &model.header().types(options.weights), &options)?;
+        let mut memory = Memory::within(budget);
+        let how = Loading { tier: options.tier, threads: options.threads, behind };
+        let conversion = model.load(&graph, &mut memory, how)?;
+        let mut engine = Engine::assemble(config, graph, &seqs, memory, options)?;
+        engine.conversion = conversion;
+        Ok(engine)
     }
 
     /// Plans a model whose weights are in `memory` as F32, under memwall's names: one that is being trained.
@@ -177,10 +122,11 @@ impl Engine {
     /// # Errors
     /// If the options do not fit the model, or a weight is missing or wrong; the memory is then gone.
     pub fn over(config: &ModelConfig, memory: Memory, options: EngineOptions) -> Result<Engine, InferError> {
-        check_options(config, &options)?;
-        let (graph, seqs) = step_graph_of(config, &WeightTypes::new(), &options)?;
-        let mut engine = Engine::assemble(config, graph, seqs, memory, options, Vec::new())?;
-        (0..options.slots).for_each(|slot| engine.clear(slot));
+        let (graph, seqs) = step_graph(config, &WeightTypes::new(), &options)?;
+        let mut engine = Engine::assemble(config, graph, &seqs, memory, options)?;
+        for slot in 0..options.slots {
+            engine.clear(slot)?;
+        }
         Ok(engine)
     }
 
@@ -192,10 +138,9 @@ impl Engine {
     fn assemble(
         config: &ModelConfig,
         graph: Graph,
-        seqs: Sequences,
+        seqs: &Sequences,
         mut memory: Memory,
         options: EngineOptions,
-        held: Vec<Reservation>,
     ) -> Result<Engine, InferError> {
         let find =
             |name: &str| graph.find(name).ok_or_else(|| InferError::request(format!("the graph has no input {name}")));
@@ -208,10 +153,20 @@ impl Engine {
         };
         let mut dims = graph.clone();
         let (rows, outputs) = (dims.run_dim("rows", options.step)?, dims.run_dim("outputs", options.outputs)?);
+        let (mut caches, mut states) = (Vec::new(), Vec::new());
+        for (_, info) in graph.values().filter(|(_, info)| matches!(info.source, Source::State)) {
+            if is_cache(&info.name) {
+                // [slots, capacity, row]
+                let sizes = info.ty.shape.sizes(&graph.max_sizes());
+                let (capacity, part) = (sizes.axis(1), info.ty.bytes(&graph.max_sizes()) / options.slots);
+                let region = memory.reserve("kv", &info.name, info.ty.dtype, options.slots, part)?;
+                caches.push(Cache { region, capacity, row_bytes: part / capacity.max(1) });
+            } else {
+                states.push(info.name.to_string());
+            }
+        }
         let plan = PlanOptions { fences: options.fences, ..Default::default() };
         let executor = Executor::new(graph, plan, &mut memory, Arc::new(Pool::new(options.threads)))?;
-        let states = executor.graph().values().filter(|(_, info)| matches!(info.source, Source::State));
-        let states = states.map(|(_, info)| info.name.to_string()).filter(|name| !is_cache(name)).collect();
         Ok(Engine {
             executor,
             memory,
@@ -221,9 +176,10 @@ impl Engine {
             outputs,
             inputs,
             lengths: vec![0; options.slots],
+            caches,
             states,
             rewinds: config.layers.iter().all(|l| matches!(&l.mixer, MixerConfig::Attention(a) if a.window.is_none())),
-            _held: held,
+            conversion: Conversion::default(),
         })
     }
 
@@ -247,9 +203,32 @@ impl Engine {
         self.lengths[slot]
     }
 
-    /// Empties a slot.
-    pub fn clear(&mut self, slot: usize) {
+    /// What was converted when the weights were loaded.
+    pub fn conversion(&self) -> Conversion {
+        self.conversion
+    }
+
+    /// The weights as they are held: name, format, bytes.
+    pub fn weights(&self) -> impl Iterator<Item = (&str, Dtype, &[u8])> {
+        let graph = self.executor.graph();
+        let is_weight = |name: &str| graph.find(name).is_some_and(|v| matches!(graph.info(v).source, Source::Weight));
+        self.memory.iter().filter(move |(name, ..)| is_weight(name))
+    }
+
+    /// The first weight stored as a float that holds a NaN or an infinity, if any; reads them all.
+    pub fn find_not_finite(&self) -> Option<&str> {
+        self.weights().find(|(_, dtype, bytes)| has_not_finite(*dtype, bytes)).map(|(name, ..)| name)
+    }
+
+    /// Empties a slot; the memory of its keys and values goes back to the budget.
+    ///
+    /// # Errors
+    /// If the operating system does not take it.
+    pub fn clear(&mut self, slot: usize) -> Result<(), InferError> {
         self.lengths[slot] = 0;
+        for cache in &self.caches {
+            self.memory.resize(cache.region, slot, 0)?;
+        }
         for name in &self.states {
             // Slots are the outermost dimension of every state.
             if let Some(state) = self.memory.get_mut::<u8>(name) {
@@ -257,6 +236,7 @@ impl Engine {
                 state[slot * bytes..(slot + 1) * bytes].fill(0);
             }
         }
+        Ok(())
     }
 
     /// Takes back the tokens of a slot from `length` on; false if the model cannot forget them one by one.
@@ -271,11 +251,18 @@ impl Engine {
     /// Runs one step; the logits of the wanted rows, [rows, vocabulary], in the order of the rows.
     ///
     /// # Errors
-    /// If the rows do not fit what was planned, or a token is not in the vocabulary.
+    /// If the rows do not fit what was planned, a token is not in the vocabulary, or the budget has no room for the
+    /// keys and values of so many tokens.
     pub fn step(&mut self, batch: &[StepRows<'_>], wanted: Wanted) -> Result<&[f32], InferError> {
         let rows: usize = batch.iter().map(|b| b.tokens.len()).sum();
         let outputs = if wanted == Wanted::All { rows } else { batch.len() };
         self.check(batch, rows, outputs)?;
+        for b in batch {
+            let length = self.lengths[b.slot] + b.tokens.len();
+            for cache in &self.caches {
+                self.memory.resize(cache.region, b.slot, cache.row_bytes * length.min(cache.capacity))?;
+            }
+        }
         self.executor.set_dim(self.rows, rows)?;
         self.executor.set_dim(self.outputs, outputs)?;
         let (mut row, mut output) = (0, 0);

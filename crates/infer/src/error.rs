@@ -1,12 +1,13 @@
 //! What can go wrong between a file and its tokens.
 
+use memwall_fit::FitError;
 use memwall_formats::{FileError, FormatError};
 use memwall_graph::GraphError;
 use memwall_nn::CheckpointError;
-use memwall_store::{BudgetError, format_size};
+use memwall_store::{BudgetError, TierError};
 use memwall_tokenizer::TokenizerError;
 
-use crate::{MemoryPlan, sample::SamplingError};
+use crate::sample::SamplingError;
 
 /// Why a model does not run, or a step was refused.
 #[derive(Debug, thiserror::Error)]
@@ -32,14 +33,12 @@ pub enum InferError {
     /// The budget is too small.
     #[error(transparent)]
     Budget(#[from] BudgetError),
-    /// No options fit the budget.
-    #[error("{}", infeasible(*limit, plan))]
-    Infeasible {
-        /// The budget in bytes.
-        limit: usize,
-        /// The smallest plan there is; its total is the minimum that would work.
-        plan: Box<MemoryPlan>,
-    },
+    /// There is no plan: options that the model cannot have, or a budget that holds none.
+    #[error(transparent)]
+    Fit(#[from] FitError),
+    /// A weight cannot be had from where it lives.
+    #[error(transparent)]
+    Tier(#[from] TierError),
     /// The vocabulary refuses a text or token.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -61,20 +60,4 @@ impl InferError {
     pub(crate) fn request(what: impl Into<String>) -> InferError {
         InferError::Request { what: what.into() }
     }
-}
-
-fn infeasible(limit: usize, plan: &MemoryPlan) -> String {
-    let total = plan.total_bytes();
-    format!(
-        "a budget of {} ({limit} bytes) is too small: the minimum that would work is {} ({total} bytes): weights {} as \
-         stored, keys and values {} for a context of {}, states {}, activations {}, the process itself {}",
-        format_size(limit),
-        format_size(total),
-        format_size(plan.weights_bytes),
-        format_size(plan.kv_bytes),
-        plan.options.context,
-        format_size(plan.state_bytes),
-        format_size(plan.arena_bytes),
-        format_size(plan.other_bytes),
-    )
 }

@@ -88,7 +88,7 @@ impl Windows<'_> {
             }
             let first = context / 2;
             for e in [Some(&mut *engine), reference.as_deref_mut()].into_iter().flatten() {
-                e.clear(0);
+                e.clear(0)?;
                 e.prefill(0, &tokens[..first])?;
             }
             // The last token's logits predict what is in no window.

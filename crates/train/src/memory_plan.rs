@@ -2,7 +2,7 @@
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, Plan, PlanOptions, Source};
-use memwall_infer::{EngineOptions, step_graph_of};
+use memwall_infer::{EngineOptions, InferError, step_graph};
 use memwall_nn::{ModelConfig, WeightTypes};
 use memwall_store::{Budget, BudgetError, Reservation, format_size};
 
@@ -145,7 +145,7 @@ pub(crate) fn infeasible(limit: usize, plan: &TrainingPlan) -> String {
 
 /// States and activations of an engine over weights that are there already.
 fn sample_bytes(config: &ModelConfig, options: &EngineOptions) -> Result<usize, TrainError> {
-    let (graph, _) = step_graph_of(config, &WeightTypes::new(), options)?;
+    let (graph, _) = step_graph(config, &WeightTypes::new(), options).map_err(InferError::from)?;
     let runs = graph.max_sizes();
     let states = graph.values().filter(|(_, info)| matches!(info.source, Source::State));
     let states: usize = states.map(|(_, info)| info.ty.bytes(&runs)).sum();

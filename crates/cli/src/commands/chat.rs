@@ -44,14 +44,14 @@ pub fn run(
             continue;
         }
         let whole = talk.after(tokenizer, said)?;
-        let kept = continued(engine, &talk.tokens, &whole);
+        let kept = continued(engine, &talk.tokens, &whole)?;
         if whole.len() > context {
             eprintln!(
                 "The conversation has {} tokens, more than the context of {context}; it begins anew.",
                 whole.len()
             );
             talk = Conversation { messages: Vec::new(), tokens: Vec::new() };
-            engine.clear(0);
+            engine.clear(0)?;
             continue;
         }
         let (history, prompt) = whole.split_at(kept);
@@ -75,7 +75,7 @@ pub fn run(
         if made.finish == Finish::Context {
             eprintln!("The context of {context} tokens is full; the conversation begins anew.");
             talk = Conversation { messages: Vec::new(), tokens: Vec::new() };
-            engine.clear(0);
+            engine.clear(0)?;
         }
     }
 }
@@ -100,11 +100,11 @@ impl Conversation {
 
 /// How many of the tokens in the cache the new conversation begins with, at least one being left to read; the cache is
 /// taken back to them.
-fn continued(engine: &mut Engine, cached: &[u32], whole: &[u32]) -> usize {
+fn continued(engine: &mut Engine, cached: &[u32], whole: &[u32]) -> anyhow::Result<usize> {
     let same = cached.iter().zip(whole).take_while(|(a, b)| a == b).count().min(whole.len().saturating_sub(1));
     if engine.rewind(0, same) {
-        return same;
+        return Ok(same);
     }
-    engine.clear(0);
-    0
+    engine.clear(0)?;
+    Ok(0)
 }

@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::bail;
+use memwall_fit::{EngineOptions, MemoryPlan, Wish};
 use memwall_infer::perplexity::Windows;
-use memwall_infer::{Engine, MemoryPlan, Model, Wish};
+use memwall_infer::{Engine, Model};
 use memwall_store::Budget;
 use serde_json::json;
 
@@ -59,10 +60,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let tokenizer = load::tokenizer(&model)?;
     let text = read_text(&args.file)?;
     let tokens = tokenizer.encode(&text, true, false)?;
-    let budget = args.model_args.budget()?;
+    let budget = args.model_args.budget();
     let other = load::other_bytes()?;
     let _other = budget.take("other", other)?;
-    let mut engine = engine(args, &model, &budget)?;
+    let mut engine = engine(args, &model, &args.model_args.options(args.context, LOGIT_ROWS), &budget)?;
     let mut reference = match args.reference.as_deref() {
         Some(path) => Some(open_reference(args, path, &model, &budget)?),
         None => None,
@@ -113,17 +114,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn engine(args: &Args, model: &Model, budget: &Budget) -> anyhow::Result<Engine> {
+/// An engine whose formats are as given, never chosen: a figure must say what it is of.
+fn engine(args: &Args, model: &Model, wanted: &EngineOptions, budget: &Budget) -> anyhow::Result<Engine> {
     let wish = Wish {
         context: Some(args.context),
         needed: args.context,
-        threads: args.model_args.threads(),
-        kv: args.model_args.kv,
+        threads: wanted.threads,
+        weights: Some(wanted.weights),
+        tier: Some(wanted.tier),
+        kv: Some(wanted.kv),
         outputs: LOGIT_ROWS,
     };
     // What is held already counts as the process's own; the budget holds it under its name.
     let held = budget.held();
-    let plan = MemoryPlan::choose(model, &wish, budget.limit(), held)?;
+    let plan = MemoryPlan::choose(model.header(), &wish, budget.limit(), held)?;
     Ok(Engine::with_budget(model, plan.options, budget)?)
 }
 
@@ -133,5 +137,7 @@ fn open_reference(args: &Args, path: &Path, model: &Model, budget: &Budget) -> a
     if ours != theirs {
         bail!("--reference {}: it has {theirs} tokens, the model {ours}; they must share a vocabulary", path.display());
     }
-    engine(args, &reference, budget)
+    // As it is stored, whatever is asked of the model.
+    let options = EngineOptions { threads: args.model_args.threads(), ..EngineOptions::default() };
+    engine(args, &reference, &options, budget)
 }

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod compare;
 pub mod eval;
+pub mod fit;
 pub mod op;
 pub mod quantize;
 pub mod reproduce;

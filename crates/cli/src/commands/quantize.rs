@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use memwall_fit::assign;
 use memwall_formats::error::ErrorStatistics;
-use memwall_formats::gguf::{Metadata, TensorPlan, Writer};
-use memwall_formats::{ContainerFormat, Dtype, Mix, MixModel, MixTensor, format};
+use memwall_formats::gguf::{TensorPlan, Writer};
+use memwall_formats::{ContainerFormat, Dtype, Mix, format};
 use memwall_infer::Model;
 use memwall_nn::GgufForm;
 use memwall_store::format_size;
@@ -27,7 +28,7 @@ pub struct Args {
     /// A GGUF or llama2.c file, or a folder of Hugging Face's
     model: PathBuf,
     /// A mix such as Q4_K_M, or one format: F32, F16, BF16, Q8_0, Q6_K, Q5_0, …
-    #[arg(long, value_name = "FORMAT", value_parser = mix)]
+    #[arg(long, value_name = "FORMAT", value_parser = load::mix)]
     format: Mix,
     /// The GGUF file to write
     #[arg(short, long, value_name = "FILE")]
@@ -38,13 +39,6 @@ pub struct Args {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
-}
-
-fn mix(name: &str) -> Result<Mix, String> {
-    Mix::from_name(name).ok_or_else(|| {
-        let all: Vec<&str> = Mix::ALL.iter().map(|m| m.name()).collect();
-        format!("did you mean {}? There are {}", Mix::nearest_name(name), all.join(", "))
-    })
 }
 
 /// Converts the model.
@@ -63,7 +57,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut metadata = metadata(&model, form.as_ref())?;
     metadata.insert("general.file_type", args.format.file_type());
     metadata.insert("general.quantization_version", 2u32);
-    let formats = choose(args.format, &metadata, &model, &tensors);
+    let formats = assign(
+        args.format,
+        &model.checkpoint().config,
+        &metadata,
+        tensors.iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype)),
+    );
     let plans = tensors
         .iter()
         .zip(&formats)
@@ -133,50 +132,6 @@ fn finite(x: f64) -> Option<f64> {
     x.is_finite().then_some(x)
 }
 
-/// The format of each tensor, in their order.
-fn choose(mix: Mix, m: &Metadata, model: &Model, tensors: &[Source<'_>]) -> Vec<Dtype> {
-    let architecture = m.find::<&str>("general.architecture").ok().flatten().unwrap_or_default();
-    let number = |key: &str| m.find::<u64>(&format!("{architecture}.{key}")).ok().flatten().map(|n| n as usize);
-    let heads = number("attention.head_count").unwrap_or(1);
-    let about = MixModel {
-        architecture,
-        layers: model.checkpoint().config.layers.len(),
-        heads,
-        kv_heads: number("attention.head_count_kv").unwrap_or(heads),
-        experts: number("expert_count").unwrap_or(0),
-    };
-    let names: Vec<String> = tensors.iter().map(|t| gguf_name(&t.name)).collect();
-    let tensors: Vec<MixTensor<'_>> =
-        tensors.iter().zip(&names).map(|(t, name)| MixTensor { name, shape: &t.shape, stored: t.dtype }).collect();
-    mix.assign(&about, &tensors)
-}
-
-/// A weight of memwall's own models under the name that mixes know.
-fn gguf_name(name: &str) -> String {
-    let name = name.replace("model.layers.", "blk.");
-    for (ours, gguf) in [
-        ("model.embed_tokens.", "token_embd."),
-        ("model.norm.", "output_norm."),
-        ("lm_head.", "output."),
-        ("mlp.down_proj.", "ffn_down."),
-        (".v_proj.", ".attn_v."),
-        (".k_proj.", ".attn_k."),
-        (".o_proj.", ".attn_output."),
-    ] {
-        if name.contains(ours) {
-            return match gguf.strip_prefix('.') {
-                // The mixer's own part of the name is no part of GGUF's.
-                Some(plain) => match name.find(ours).and_then(|at| name[..at].rfind('.')) {
-                    Some(dot) => format!("{}.{plain}{}", &name[..dot], name.rsplit('.').next().unwrap_or_default()),
-                    None => name,
-                },
-                None => name.replace(ours, gguf),
-            };
-        }
-    }
-    name
-}
-
 /// Converts the rows of a tensor, a piece at a time, and writes them; its bytes and its error.
 fn convert(
     tensor: &Source<'_>,
@@ -234,24 +189,4 @@ fn convert(
         bytes += encoded.len() as u64;
     }
     Ok((bytes, statistics))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::gguf_name;
-
-    #[test]
-    fn own_names_get_the_roles_that_mixes_know() {
-        for (ours, gguf) in [
-            ("model.layers.3.self_attn.v_proj.weight", "blk.3.attn_v.weight"),
-            ("model.layers.3.attn.o_proj.weight", "blk.3.attn_output.weight"),
-            ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
-            ("model.embed_tokens.weight", "token_embd.weight"),
-            ("lm_head.weight", "output.weight"),
-            ("blk.3.attn_v.weight", "blk.3.attn_v.weight"),
-            ("model.layers.0.input_layernorm.weight", "blk.0.input_layernorm.weight"),
-        ] {
-            assert_eq!(gguf_name(ours), gguf);
-        }
-    }
 }

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
+use memwall_fit::MemoryPlan;
 use memwall_formats::atomic_file::AtomicFile;
 use memwall_infer::sample::{Sampler, Sampling};
 use memwall_infer::{
-    Engine, Finish, Generated, Limits, MemoryPlan, Model, StepRows, Wanted, Wish, bytes_per_token, generate,
-    read_bandwidth,
+    Engine, Finish, Generated, Limits, Model, StepRows, Wanted, bytes_per_token, generate, read_bandwidth,
 };
 use memwall_store::ProcessMemory;
 use memwall_tokenizer::Tokenizer;
@@ -122,21 +122,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         check_prompt(prompt, vocab, args, &model)?;
     }
 
-    let budget = args.model_args.budget()?;
+    let budget = args.model_args.budget();
     let needed = prompt.as_ref().map_or(TOKENS, |p| p.len() + args.n.unwrap_or(1).max(1) - 1);
-    let wish = Wish {
-        context: args.context,
-        needed,
-        threads: args.model_args.threads(),
-        kv: args.model_args.kv,
-        outputs: if args.logits.is_some() { LOGIT_ROWS } else { 1 },
-    };
-    let plan = MemoryPlan::choose(&model, &wish, budget.limit(), load::other_bytes()?)?;
+    let outputs = if args.logits.is_some() { LOGIT_ROWS } else { 1 };
+    let wish = args.model_args.wish(args.context, needed, outputs);
+    let plan = MemoryPlan::choose(model.header(), &wish, budget.limit(), load::other_bytes()?)?;
     if std::io::stderr().is_terminal() {
-        eprint!("{}", load::describe(&plan, args.model_args.memory));
+        eprint!("{}", load::describe(&model, &plan, args.model_args.memory));
     }
     let _other = budget.take("other", plan.other_bytes)?;
     let mut engine = Engine::with_budget(&model, plan.options, &budget)?;
+    tell_conversion(&model, &plan, &engine);
     let sampler = Sampler::new(args.sampling(), vocab)?;
     let stop = interrupt::catch()?;
 
@@ -150,12 +146,27 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let n = args.n.unwrap_or(TOKENS);
     let made = continue_prompt(args, &mut engine, tokenizer.as_ref(), &prompt, sampler, n, stop)?;
     if made.not_finite {
-        let found = model.find_not_finite();
-        let why = found.map_or(String::new(), |name| format!(": tensor {name} holds values that are not finite"));
+        let found = engine.find_not_finite().and_then(|name| model.checkpoint().tensors.get(name));
+        let why = found.map_or(String::new(), |t| format!(": tensor {} holds values that are not finite", t.name));
         eprintln!("memwall: warning: {}: logits are not numbers{why}", model.container().path().display());
     }
-    report(args, &model, &plan, &budget.report(), &prompt, &made)?;
+    report(args, &model, &engine, &plan, &budget.report(), &prompt, &made)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Converting is a choice that costs time at every start: it is told, also where nobody watches.
+fn tell_conversion(model: &Model, plan: &MemoryPlan, engine: &Engine) {
+    let done = engine.conversion();
+    if done.matrices > 0 {
+        eprintln!(
+            "memwall: {} of {} matrices converted to {} in {:.2} s (quality: {}); `memwall quantize` does it once",
+            done.matrices,
+            model.checkpoint().tensors.values().filter(|t| t.shape.len() > 1).count(),
+            load::weights_name(model, plan),
+            done.time.as_secs_f64(),
+            plan.quality(),
+        );
+    }
 }
 
 fn encode(tokenizer: Option<&Tokenizer>, text: &str) -> anyhow::Result<Vec<u32>> {
@@ -232,13 +243,14 @@ fn write_logits(engine: &mut Engine, prompt: &[u32], file: &Path) -> anyhow::Res
         out.write_all(bytemuck::cast_slice(logits)).with_context(|| format!("{}: cannot write it", file.display()))?;
     }
     out.commit()?;
-    engine.clear(0);
+    engine.clear(0)?;
     Ok(())
 }
 
 fn report(
     args: &Args,
     model: &Model,
+    engine: &Engine,
     plan: &MemoryPlan,
     budget: &memwall_store::BudgetReport,
     prompt: &[u32],
@@ -247,7 +259,7 @@ fn report(
     let rss = ProcessMemory::read().map_or(0, |m| m.hwm);
     let share = |made: &Generated| {
         let tokens = prompt.len() + made.tokens.len() / 2;
-        made.decode_tps() * bytes_per_token(model, plan, tokens) / read_bandwidth(model, plan.options.threads)
+        made.decode_tps() * bytes_per_token(model, engine, plan, tokens) / read_bandwidth(engine)
     };
     if args.json {
         let line = json!({

@@ -3,13 +3,15 @@
 mod bad_folder;
 mod bad_input;
 mod bench;
+mod fit;
 mod folder;
 mod golden;
+mod kill;
 mod op;
 mod pages;
-mod show;
-mod kill;
+mod random_llama;
 mod shipped;
+mod show;
 mod tiny;
 mod train;
 mod training;

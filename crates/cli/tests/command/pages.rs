@@ -22,7 +22,8 @@ fn commands() -> Vec<String> {
 fn flags(command: &str) -> Vec<String> {
     let help = help(&[command, "--help"]);
     let lines = help.lines().map(str::trim_start).filter(|l| l.starts_with('-'));
-    let long = |l: &str| l.split_whitespace().find(|w| w.starts_with("--")).map(|w| w.trim_end_matches(',').to_string());
+    let long =
+        |l: &str| l.split_whitespace().find(|w| w.starts_with("--")).map(|w| w.trim_end_matches(',').to_string());
     lines.filter_map(long).collect()
 }
 

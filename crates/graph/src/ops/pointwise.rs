@@ -299,7 +299,9 @@ pub(crate) fn broadcast(inputs: &[&Type]) -> Result<Shape, String> {
         let s = &t.shape;
         let suffix = s.rank() <= out.rank() && s.dims() == &out.dims()[out.rank() - s.rank()..];
         let stretched = s.rank() > 0
-            && s.rank() == out.rank() && s.width() == Some(1) && s.dims()[..s.rank() - 1] == out.dims()[..s.rank() - 1];
+            && s.rank() == out.rank()
+            && s.width() == Some(1)
+            && s.dims()[..s.rank() - 1] == out.dims()[..s.rank() - 1];
         let one = s.elements().and_then(|d| d.known()) == Some(1);
         if !(suffix || stretched || one) {
             return Err(format!("shapes {} and {s} do not go together; one must end the other, or end in 1", out));

@@ -25,7 +25,10 @@ impl Op for RepeatHeads {
             return Err(format!("x is {}, [N, 1, W] is needed", inputs[0].shape));
         };
         if one.known() != Some(1) || self.heads == 0 || w.known() == Some(0) {
-            return Err(format!("x is {} for {} heads; [N, 1, W] for at least 1 is needed", inputs[0].shape, self.heads));
+            return Err(format!(
+                "x is {} for {} heads; [N, 1, W] for at least 1 is needed",
+                inputs[0].shape, self.heads
+            ));
         }
         Ok(vec![Type::new([*n, self.heads.into(), *w], inputs[0].dtype)])
     }

@@ -26,7 +26,10 @@ impl Op for SliceLast {
         let all = inputs[0].shape.width().unwrap_or(0);
         let end = self.from.saturating_add(self.width);
         if end > all || self.width == 0 {
-            return Err(format!("columns {}..{end} of {}; at least one of those there is needed", self.from, inputs[0]));
+            return Err(format!(
+                "columns {}..{end} of {}; at least one of those there is needed",
+                self.from, inputs[0]
+            ));
         }
         Ok(vec![Type { shape: inputs[0].shape.with_width(self.width), dtype: inputs[0].dtype }])
     }

@@ -35,7 +35,7 @@ pub fn run(path: &Path, threads: usize, json: bool, out: &mut impl Write) -> any
     let most = model.checkpoint().config.max_context;
     let context = (DEPTHS[1] + DECODED).min(most);
     let options = EngineOptions { threads, context, step: PROMPT.min(context), ..EngineOptions::default() };
-    let plan = MemoryPlan::of(&model, options, 0)?;
+    let plan = MemoryPlan::of(model.header(), options, 0)?;
     let mut engine = Engine::new(&model, options)?;
     let vocabulary = model.checkpoint().config.vocab_size as u32;
     let text: Vec<u32> = (0..context as u32).map(|i| (i * 31 + 7) % vocabulary).collect();
@@ -43,16 +43,16 @@ pub fn run(path: &Path, threads: usize, json: bool, out: &mut impl Write) -> any
     let prompt = &text[..PROMPT.min(context)];
     let mut seconds: Vec<f64> = Vec::new();
     for _ in 0..=PREFILLS {
-        engine.clear(0);
+        engine.clear(0)?;
         let start = Instant::now();
         engine.prefill(0, prompt)?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     let prefill = prompt.len() as f64 / median(&mut seconds[1..]);
     let mut rates = vec![Rate { what: "prefill", depth: prompt.len(), tokens_per_second: prefill, share: None }];
-    let bandwidth = read_bandwidth(&model, threads);
+    let bandwidth = read_bandwidth(&engine);
     for depth in DEPTHS.into_iter().filter(|depth| depth + DECODED <= context) {
-        engine.clear(0);
+        engine.clear(0)?;
         engine.prefill(0, &text[..depth])?;
         let mut seconds = Vec::with_capacity(DECODED);
         for t in 0..DECODED {
@@ -61,7 +61,7 @@ pub fn run(path: &Path, threads: usize, json: bool, out: &mut impl Write) -> any
             seconds.push(start.elapsed().as_secs_f64());
         }
         let rate = 1.0 / median(&mut seconds);
-        let share = rate * bytes_per_token(&model, &plan, depth + DECODED / 2) / bandwidth;
+        let share = rate * bytes_per_token(&model, &engine, &plan, depth + DECODED / 2) / bandwidth;
         rates.push(Rate { what: "decode", depth, tokens_per_second: rate, share: Some(share) });
     }
     if json {
@@ -74,7 +74,7 @@ pub fn run(path: &Path, threads: usize, json: bool, out: &mut impl Write) -> any
             .collect();
         let line = json!({
             "model": path,
-            "weights_format": plan.weights_format.name(),
+            "weights_format": model.checkpoint().main_format().name(),
             "weights_bytes": plan.weights_bytes,
             "threads": threads,
             "context": context,
@@ -83,7 +83,7 @@ pub fn run(path: &Path, threads: usize, json: bool, out: &mut impl Write) -> any
         });
         return Ok(writeln!(out, "{line}")?);
     }
-    let (format, gbps) = (plan.weights_format, bandwidth * 1e-9);
+    let (format, gbps) = (model.checkpoint().main_format(), bandwidth * 1e-9);
     writeln!(
         out,
         "{}: {format}, {threads} threads, context {context}, its bytes read at {gbps:.1} GB/s",

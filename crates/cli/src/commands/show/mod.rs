@@ -88,7 +88,8 @@ fn planned(args: &Args) -> anyhow::Result<(Graph, Plan, String)> {
     let model = Model::open(&args.file)?;
     let context = args.context.unwrap_or_else(|| model.checkpoint().config.max_context.min(512));
     let options = EngineOptions { threads, context, step: args.step, kv: args.kv, ..Default::default() };
-    let (graph, _) = step_graph(&model, &options)?;
+    let checkpoint = model.checkpoint();
+    let (graph, _) = step_graph(&checkpoint.config, &checkpoint.types(), &options)?;
     let plan = Plan::new(&graph, PlanOptions { threads, ..PlanOptions::default() });
     let name = args.file.file_name().unwrap_or_default().display();
     let title = format!("{name}: a step of {} rows, context {context}", args.step);

@@ -1,0 +1,122 @@
+//! A model as its file describes it, and the formats that its weights may be held in.
+
+use std::collections::HashMap;
+
+use memwall_formats::gguf::Metadata;
+use memwall_formats::{Container, Dtype, Mix, MixModel, MixTensor};
+use memwall_nn::{Checkpoint, MixerConfig, ModelConfig, WeightTypes};
+
+use crate::WeightFormat;
+
+/// A model as its file describes it: metadata, configuration, table of tensors. No weight is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a> {
+    /// The file.
+    pub container: &'a Container,
+    /// The model in it.
+    pub checkpoint: &'a Checkpoint,
+}
+
+impl Header<'_> {
+    /// The format of each tensor of the file under a mix, in the order of the file.
+    fn assign(self, mix: Mix) -> Vec<Dtype> {
+        let tensors = self.container.tensors().iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype));
+        assign(mix, &self.checkpoint.config, self.container.metadata(), tensors)
+    }
+
+    /// The format of each weight matrix, by memwall's names.
+    pub fn types(self, weights: WeightFormat) -> WeightTypes {
+        let WeightFormat::Mix(mix) = weights else { return self.checkpoint.types() };
+        let file = self.container.tensors();
+        let chosen: HashMap<&str, Dtype> = file.iter().map(|t| t.name.as_str()).zip(self.assign(mix)).collect();
+        let matrices = self.checkpoint.tensors.iter().filter(|(_, t)| t.shape.len() > 1);
+        matrices.map(|(name, t)| (name.clone(), chosen.get(t.name.as_str()).copied().unwrap_or(t.dtype))).collect()
+    }
+
+    /// Bytes of all tensors of the file under a format.
+    pub fn file_bytes(self, weights: WeightFormat) -> u64 {
+        let tensors = self.container.tensors();
+        match weights {
+            WeightFormat::AsStored => tensors.iter().map(|t| t.bytes).sum(),
+            WeightFormat::Mix(mix) => tensors
+                .iter()
+                .zip(self.assign(mix))
+                .map(|(t, dtype)| {
+                    let width = t.shape.last().copied().unwrap_or(1).max(1);
+                    let row = dtype.row_bytes(width).unwrap_or(usize::MAX) as u64;
+                    row.saturating_mul((t.elements() / width) as u64)
+                })
+                .fold(0, u64::saturating_add),
+        }
+    }
+}
+
+/// The format of each of a model's tensors (name, shape, format as stored) under a mix, in their order.
+///
+/// `metadata` has GGUF's keys, where there are any.
+pub fn assign<'a>(
+    mix: Mix,
+    config: &ModelConfig,
+    metadata: &Metadata,
+    tensors: impl Iterator<Item = (&'a str, &'a [usize], Dtype)>,
+) -> Vec<Dtype> {
+    let attention = config.layers.iter().find_map(|layer| match &layer.mixer {
+        MixerConfig::Attention(a) => Some((a.heads, a.kv_heads)),
+        _ => None,
+    });
+    let (heads, kv_heads) = attention.unwrap_or((1, 1));
+    let architecture = metadata.find::<&str>("general.architecture").ok().flatten().unwrap_or_default();
+    let experts = metadata.find::<u64>(&format!("{architecture}.expert_count")).ok().flatten().unwrap_or(0);
+    let about = MixModel { architecture, layers: config.layers.len(), heads, kv_heads, experts: experts as usize };
+    let named: Vec<(String, &[usize], Dtype)> =
+        tensors.map(|(name, shape, stored)| (gguf_name(name), shape, stored)).collect();
+    let tensors: Vec<MixTensor<'_>> =
+        named.iter().map(|(name, shape, stored)| MixTensor { name, shape, stored: *stored }).collect();
+    mix.assign(&about, &tensors)
+}
+
+/// A weight of memwall's own models under the name that mixes know.
+fn gguf_name(name: &str) -> String {
+    let name = name.replace("model.layers.", "blk.");
+    for (ours, gguf) in [
+        ("model.embed_tokens.", "token_embd."),
+        ("model.norm.", "output_norm."),
+        ("lm_head.", "output."),
+        ("mlp.down_proj.", "ffn_down."),
+        (".v_proj.", ".attn_v."),
+        (".k_proj.", ".attn_k."),
+        (".o_proj.", ".attn_output."),
+    ] {
+        if name.contains(ours) {
+            return match gguf.strip_prefix('.') {
+                // The mixer's own part of the name is no part of GGUF's.
+                Some(plain) => match name.find(ours).and_then(|at| name[..at].rfind('.')) {
+                    Some(dot) => format!("{}.{plain}{}", &name[..dot], name.rsplit('.').next().unwrap_or_default()),
+                    None => name,
+                },
+                None => name.replace(ours, gguf),
+            };
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gguf_name;
+
+    #[test]
+    fn own_names_get_the_roles_that_mixes_know() {
+        for (ours, gguf) in [
+            ("model.layers.3.self_attn.v_proj.weight", "blk.3.attn_v.weight"),
+            ("model.layers.3.attn.o_proj.weight", "blk.3.attn_output.weight"),
+            ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
+            ("model.embed_tokens.weight", "token_embd.weight"),
+            ("lm_head.weight", "output.weight"),
+            ("blk.3.attn_v.weight", "blk.3.attn_v.weight"),
+            ("model.layers.0.input_layernorm.weight", "blk.0.input_layernorm.weight"),
+        ] {
+            assert_eq!(gguf_name(ours), gguf);
+        }
+    }
+}
