@@ -11,10 +11,10 @@ use memwall_formats::Dtype;
 use memwall_graph::{Executor, Graph, Memory, Plan, PlanOptions, Region, RunDim, Source, Value};
 use memwall_kernels::Pool;
 use memwall_nn::{MixerConfig, ModelConfig, Sequences, WeightTypes};
-use memwall_store::{Budget, Reservation, Tier};
+use memwall_store::{Budget, Reservation};
 
 use crate::load::has_not_finite;
-use crate::{Conversion, InferError, Loading, Model};
+use crate::{Behind, Conversion, InferError, Loading, Model};
 
 /// Tokens that continue the sequence in a slot.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,7 @@ impl Engine {
         model: &Model,
         options: EngineOptions,
         budget: &Budget,
-        behind: Option<&dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier>>,
+        behind: Option<Behind<'_>>,
     ) -> Result<Engine, InferError> {
         let planned = MemoryPlan::of(model.header(), options, 0)?;
         let accounts = [

@@ -17,6 +17,6 @@ pub use bandwidth::{bytes_per_token, read_bandwidth};
 pub use engine::{Engine, StepRows, Wanted};
 pub use error::InferError;
 pub use generate::{Finish, Generated, Limits, generate};
-pub use load::{Conversion, Loading};
+pub use load::{Behind, Conversion, Loading};
 pub use memwall_fit::{EngineOptions, MemoryPlan, Wish, step_graph};
 pub use model::Model;

@@ -15,6 +15,9 @@ use memwall_store::{Advice, Embedded, Mapped, Ram, TensorId, Tier, TierError};
 
 use crate::{InferError, Model};
 
+/// Puts a tier behind another one, e.g. [`memwall_store::Throttled`].
+pub type Behind<'a> = &'a dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier>;
+
 /// How weights are loaded.
 #[derive(Clone, Copy)]
 pub struct Loading<'a> {
@@ -22,8 +25,8 @@ pub struct Loading<'a> {
     pub tier: WeightTier,
     /// Threads that convert the others.
     pub threads: usize,
-    /// Puts the tier behind another one, e.g. [`memwall_store::Throttled`].
-    pub behind: Option<&'a dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier>>,
+    /// What the tier is put behind, if anything.
+    pub behind: Option<Behind<'a>>,
 }
 
 /// What was converted, and how long it took.

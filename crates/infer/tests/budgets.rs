@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use memwall_fit::{FitError, Quality, Speed, WeightFormat, WeightTier, Wish};
 use memwall_formats::Mix;
-use memwall_infer::{Engine, EngineOptions, InferError, MemoryPlan, Model};
+use memwall_infer::{Behind, Engine, EngineOptions, InferError, MemoryPlan, Model};
 use memwall_store::{Budget, Throttled, Tier};
 use proptest::prelude::*;
 
@@ -130,7 +130,7 @@ fn the_tier_changes_no_bit_of_the_output() -> Result<(), InferError> {
                     let slow = |inner: Arc<dyn Tier>| -> Arc<dyn Tier> {
                         Arc::new(Throttled::new(inner, &budget, 1e9, 1 << 20))
                     };
-                    let behind: Option<&dyn Fn(Arc<dyn Tier>) -> Arc<dyn Tier>> = throttled.then_some(&slow);
+                    let behind: Option<Behind<'_>> = throttled.then_some(&slow);
                     let mut engine = Engine::behind(&model, options, &budget, behind)?;
                     let got: Vec<u32> = engine.prefill(0, &tokens)?.iter().map(|x| x.to_bits()).collect();
                     assert_eq!(want.get_or_insert_with(|| got.clone()), &got, "{weights} {tier} {throttled}");
