@@ -4,7 +4,7 @@ use memwall_formats::Dtype;
 use memwall_graph::{Graph, Plan, PlanOptions, Source};
 use memwall_infer::{EngineOptions, InferError, step_graph};
 use memwall_nn::{ModelConfig, WeightTypes};
-use memwall_store::{Budget, BudgetError, Reservation, format_size};
+use memwall_store::{Budget, BudgetError, Reservation, format_size, whole_pages};
 
 use crate::trainer::{TrainError, TrainerOptions, evaluation_graph, planned_step};
 
@@ -48,10 +48,11 @@ impl TrainingPlan {
     pub fn of(work: &Work<'_>, options: TrainerOptions) -> Result<TrainingPlan, TrainError> {
         let (step, update) = planned_step(work.config, &options)?;
         let runs = step.max_sizes();
-        let bytes = |name: &str| step.find(name).map_or(0, |v| step.ty(v).bytes(&runs));
+        // Each tensor in memory has pages of its own.
+        let bytes = |name: &str| step.find(name).map_or(0, |v| whole_pages(step.ty(v).bytes(&runs)));
         let trained: usize = update.weights().map(bytes).sum();
         let weights = step.values().filter(|(_, info)| matches!(info.source, Source::Weight));
-        let weights_bytes = weights.map(|(_, info)| info.ty.bytes(&runs)).sum();
+        let weights_bytes = weights.map(|(_, info)| whole_pages(info.ty.bytes(&runs))).sum();
         let gradients: usize = step
             .outputs()
             .iter()
@@ -148,7 +149,7 @@ fn sample_bytes(config: &ModelConfig, options: &EngineOptions) -> Result<usize, 
     let (graph, _) = step_graph(config, &WeightTypes::new(), options).map_err(InferError::from)?;
     let runs = graph.max_sizes();
     let states = graph.values().filter(|(_, info)| matches!(info.source, Source::State));
-    let states: usize = states.map(|(_, info)| info.ty.bytes(&runs)).sum();
+    let states: usize = states.map(|(_, info)| whole_pages(info.ty.bytes(&runs))).sum();
     let plan = PlanOptions { threads: options.threads, ..PlanOptions::default() };
     // The logits of a token, as candidates to draw from.
     let candidates = 2 * config.vocab_size * Dtype::F32.block_bytes();
