@@ -31,5 +31,5 @@ pub use memory::{Memory, Region};
 pub use op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
 pub use plan::{ALIGN, Buffer, Place, Plan, PlanOptions};
 pub use prune::prune;
-pub use recompute::recompute;
+pub use recompute::{recompute, recompute_pointwise};
 pub use shape::{Dim, MAX_RANK, RunDim, Shape, Sizes, Type};

@@ -1,7 +1,8 @@
-//! Recomputation: what a segment's backward pass needs is made again just before it, not kept.
+//! Recomputation: what the backward pass needs is made again just before it, not kept.
 //!
-//! Values that cross from one segment to another are kept; everything inside a recomputed segment
-//! dies in the forward pass. Operators are deterministic, so the result is the same bit for bit.
+//! Of segments: values that cross from one to another are kept; everything inside a recomputed one
+//! dies in the forward pass. Of pointwise operators: a result that follows from what is kept anyway
+//! is not kept. Operators are deterministic, so the result is the same bit for bit.
 
 use std::collections::HashMap;
 
@@ -25,6 +26,37 @@ pub fn recompute(g: &Graph, segments: &[Segment]) -> Graph {
         kept[v.index()] = true;
     }
 
+    rebuild(g, &kept, &chosen)
+}
+
+/// A graph in which the backward pass recomputes pointwise results whose inputs it reads anyway.
+///
+/// It costs a pass over memory each, and saves the tensor: the hidden layer of an MLP behind its activation.
+pub fn recompute_pointwise(g: &Graph) -> Graph {
+    let mut kept = vec![false; g.value_count()];
+    for (_, v) in g.outputs() {
+        kept[v.index()] = true;
+    }
+    let mut read = vec![false; g.value_count()];
+    for v in g.nodes().iter().filter(|n| n.phase == Phase::Backward).flat_map(|n| &n.inputs) {
+        read[v.index()] = true;
+    }
+    // Whose inputs are there in the backward pass, or follow from what is.
+    let mut again = vec![false; g.value_count()];
+    for node in g.nodes().iter().filter(|n| n.phase == Phase::Forward && n.op.as_pointwise().is_some()) {
+        let there =
+            |v: &Value| again[v.index()] || read[v.index()] || !matches!(g.info(*v).source, Source::Node { .. });
+        let all = node.inputs.iter().all(there);
+        for v in &node.outputs {
+            again[v.index()] = all && !kept[v.index()];
+        }
+    }
+    let chosen = |node: &Node| node.outputs.iter().all(|v| again[v.index()]);
+    rebuild(g, &kept, &chosen)
+}
+
+/// Makes what backward nodes read again: values of chosen forward nodes that are not kept.
+fn rebuild(g: &Graph, kept: &[bool], chosen: &dyn Fn(&Node) -> bool) -> Graph {
     let mut out = g.clone();
     let mut nodes: Vec<Node> = Vec::new();
     let mut again: HashMap<Value, Value> = HashMap::new();
@@ -32,7 +64,7 @@ pub fn recompute(g: &Graph, segments: &[Segment]) -> Graph {
         let mut node = node.clone();
         if node.phase == Phase::Backward {
             for v in &mut node.inputs {
-                *v = remake(g, &mut out, &mut nodes, &mut again, &kept, &chosen, *v);
+                *v = remake(g, &mut out, &mut nodes, &mut again, kept, chosen, *v);
             }
         }
         nodes.push(node);

@@ -11,7 +11,8 @@ use memwall_graph::ops::scan::{Body, Scan};
 use memwall_graph::ops::softmax::Softmax;
 use memwall_graph::ops::{self, linear::Linear};
 use memwall_graph::{
-    Executor, Graph, GraphError, Memory, PlanOptions, Segment, Shape, Value, differentiate, fuse, prune, recompute,
+    Executor, Graph, GraphError, Memory, Phase, PlanOptions, Segment, Shape, Value, differentiate, fuse, prune,
+    recompute, recompute_pointwise,
 };
 use memwall_kernels::attention::{Attention as Kernel, BlockMask};
 use memwall_kernels::{Pool, gemm::Compute};
@@ -179,12 +180,14 @@ fn bits(
 fn every_schedule_gives_the_same_bits() -> Result<(), GraphError> {
     let (want, kept) = bits(gated, 1, |g| g, PlanOptions { no_reuse: true, ..Default::default() })?;
     type Schedule = (&'static str, fn(Graph) -> Graph);
-    let schedules: [Schedule; 5] = [
+    let schedules: [Schedule; 7] = [
         ("as built", |g| g),
         ("pruned", |g| prune(&g)),
         ("fused", |g| fuse(&g)),
         ("recomputed", |g| recompute(&g, &[Segment(0), Segment(1)])),
         ("recomputed, fused", |g| fuse(&recompute(&g, &[Segment(1)]))),
+        ("pointwise recomputed", |g| recompute_pointwise(&g)),
+        ("both recomputed, fused", |g| fuse(&recompute_pointwise(&recompute(&g, &[Segment(1)])))),
     ];
     for threads in [1, 2, 3] {
         for (name, schedule) in schedules {
@@ -214,6 +217,10 @@ fn fusion_and_recomputation_do_something() -> Result<(), GraphError> {
     assert!(again.nodes().len() > g.nodes().len());
     let bytes = |g: &Graph| memwall_graph::Plan::new(g, PlanOptions::default()).arena_bytes;
     assert!(bytes(&recompute(&g, &[Segment(0), Segment(1)])) < bytes(&g));
+    let again = recompute_pointwise(&g);
+    let made = again.nodes().iter().filter(|n| n.phase == Phase::Recompute);
+    assert!(made.clone().count() > 0 && made.clone().all(|n| ["silu", "mul", "sigmoid"].contains(&n.op.name())));
+    assert!(bytes(&again) < bytes(&g));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use memwall_formats::Dtype;
 use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{
     Executor, Graph, GraphError, Memory, Plan, PlanOptions, RunDim, Segment, Value, differentiate, fuse, prune,
-    recompute, weights,
+    recompute, recompute_pointwise, weights,
 };
 use memwall_infer::InferError;
 use memwall_kernels::Pool;
@@ -169,7 +169,7 @@ pub(crate) fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Re
     g.output("loss", loss);
     let update = Update::new(&mut g, &trained, &grads);
     let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
-    Ok((fuse(&recompute(&prune(&g), &again)), update))
+    Ok((fuse(&recompute_pointwise(&recompute(&prune(&g), &again))), update))
 }
 
 /// The forward pass alone, without memory for it.

@@ -8,7 +8,8 @@
 //!
 //! How: both operands are packed into strips that the inner kernel reads in order (`pack`); the
 //! one that all tasks read is packed once into shared scratch, at most `SHARED_BYTES` at a time,
-//! the other by each task, `SLICE` elements of k at a time. Tasks are blocks of C.
+//! the other by each task, `SLICE` elements of k at a time, or once too if several tasks read the
+//! same part and it is small. Tasks are blocks of C.
 
 mod block;
 mod pack;
@@ -57,6 +58,8 @@ pub struct Gemm {
 const SHARED_BYTES: usize = 4 << 20;
 /// or this many columns of it: with fewer, packing the other operand once for each group takes too long.
 const GROUP_COLUMNS: usize = 512;
+/// Up to here A is packed once if tasks side by side read the same rows of it.
+const SHARED_A_BYTES: usize = 6 << 20;
 /// Bytes along k that a task packs at a time, over all columns of a strip: 256 elements of f32.
 const SLICE: usize = 256;
 /// Rows of C in a task, a multiple of every instruction set's tile rows.
@@ -81,6 +84,7 @@ struct Cut {
     /// Elements of k in one pass over a block.
     slice: usize,
     share_a: bool,
+    share_b: bool,
     /// Rows and columns of C in a task.
     rows: usize,
     columns: usize,
@@ -98,35 +102,53 @@ impl Gemm {
         };
         let slice = SLICE * depth;
         let aside = self.accumulate && self.k > slice;
-        let share_a = self.m <= FEW_ROWS;
+        let few = self.m <= FEW_ROWS;
         let all_columns = self.n.next_multiple_of(tile_columns);
         let steps = self.k.div_ceil(depth);
-        let group = if share_a {
+        let group = if few {
             all_columns
         } else {
             (SHARED_BYTES / (steps * bytes) / tile_columns * tile_columns).max(GROUP_COLUMNS).min(all_columns)
         };
-        let mut rows = if share_a { self.m } else { BLOCK_ROWS };
-        let mut columns = group.min(if share_a { 128 } else { 1024 });
+        let mut rows = if few { self.m } else { BLOCK_ROWS };
+        let mut columns = group.min(if few { 128 } else { 1024 });
         let tasks = |rows: usize, columns: usize| self.m.div_ceil(rows) * group.div_ceil(columns);
         let halve = |x: usize, unit: usize| (x / 2).next_multiple_of(unit).max(unit);
         for (fewest_rows, fewest_columns) in [(BLOCK_ROWS, 256), (48, 256), (48, 128), (24, 128), (24, 1)] {
             while tasks(rows, columns) < TASKS && columns > fewest_columns.max(tile_columns) {
                 columns = halve(columns, tile_columns);
             }
-            while !share_a && tasks(rows, columns) < TASKS && rows > fewest_rows {
+            while !few && tasks(rows, columns) < TASKS && rows > fewest_rows {
                 rows /= 2;
             }
         }
-        Cut { tile_rows, tile_columns, bytes, depth, slice, share_a, rows, columns, group, aside }
+        // Tasks side by side read the same rows of A.
+        let again = self.n > columns && steps * self.m.next_multiple_of(tile_rows) * bytes <= SHARED_A_BYTES;
+        let (share_a, share_b) = (few || again, !few);
+        Cut { tile_rows, tile_columns, bytes, depth, slice, share_a, share_b, rows, columns, group, aside }
     }
 }
 
 impl Cut {
-    /// Bytes of the shared packed operand.
-    fn shared(&self, g: &Gemm) -> usize {
-        let width = if self.share_a { g.m.next_multiple_of(self.tile_rows) } else { self.group };
-        (g.k.div_ceil(self.depth) * width * self.bytes).next_multiple_of(ALIGN)
+    /// Bytes of A packed for all tasks.
+    fn shared_a(&self, g: &Gemm) -> usize {
+        if self.share_a { self.packed(g.k, g.m.next_multiple_of(self.tile_rows)) } else { 0 }
+    }
+
+    /// Bytes of a group of columns of B packed for all tasks.
+    fn shared_b(&self, g: &Gemm) -> usize {
+        if self.share_b { self.packed(g.k, self.group) } else { 0 }
+    }
+
+    /// Bytes of `width` packed columns of `k` elements.
+    fn packed(&self, k: usize, width: usize) -> usize {
+        (k.div_ceil(self.depth) * width * self.bytes).next_multiple_of(ALIGN)
+    }
+
+    /// The strips of slice `k` from column `first` on, in a shared operand of `columns` columns.
+    fn strips<'a>(&self, shared: &'a [u8], k: &Range<usize>, columns: usize, first: usize, width: usize) -> &'a [u8] {
+        let at = self.slice_start(k, columns, width) + first * k.len().div_ceil(self.depth);
+        &shared[at * self.bytes..]
     }
 
     /// Where a slice of k starts in the shared operand of `columns` columns, in operands.
@@ -136,8 +158,11 @@ impl Cut {
 
     /// Bytes of the operand that a thread packs for itself.
     fn own(&self, g: &Gemm) -> usize {
-        let width = if self.share_a { self.columns } else { self.rows.next_multiple_of(self.tile_rows) };
-        (g.k.min(self.slice).div_ceil(self.depth) * width * self.bytes).next_multiple_of(ALIGN)
+        match (self.share_a, self.share_b) {
+            (true, true) => 0,
+            (true, false) => self.packed(g.k.min(self.slice), self.columns),
+            (false, _) => self.packed(g.k.min(self.slice), self.rows.next_multiple_of(self.tile_rows)),
+        }
     }
 
     /// Bytes of a block of C that is summed aside.
@@ -157,7 +182,7 @@ pub fn gemm_scratch(g: &Gemm, elem_bytes: usize, threads: usize) -> usize {
     }
     let (rows, columns) = tile_shape(elem_bytes);
     let cut = g.cut(rows, columns, elem_bytes);
-    ALIGN + cut.shared(g) + threads * (cut.own(g) + cut.chain(elem_bytes))
+    ALIGN + cut.shared_a(g) + cut.shared_b(g) + threads * (cut.own(g) + cut.chain(elem_bytes))
 }
 
 /// The matrix product `g` of contiguous matrices.
@@ -203,7 +228,8 @@ pub fn gemm_strided<T: Real>(
     let (tile_rows, tile_columns) = tile_shape(size_of::<T>());
     let cut = g.cut(tile_rows, tile_columns, size_of::<T>());
     let scratch = aligned(scratch);
-    let (shared, own) = scratch.split_at_mut(cut.shared(&g));
+    let (shared_a, rest) = scratch.split_at_mut(cut.shared_a(&g));
+    let (shared_b, own) = rest.split_at_mut(cut.shared_b(&g));
     let product = Product {
         g,
         cut,
@@ -212,7 +238,7 @@ pub fn gemm_strided<T: Real>(
         c: Disjoint::new(c),
         ldc,
     };
-    product.run(pool, shared, Disjoint::new(own));
+    product.run(pool, shared_a, shared_b, Disjoint::new(own));
 }
 
 fn check(name: &str, len: usize, rows: usize, columns: usize, ld: usize) {
@@ -237,12 +263,17 @@ struct Product<'a, T> {
 }
 
 impl<T: Real> Product<'_, T> {
-    fn run(&self, pool: &Pool, shared: &mut [u8], own: Disjoint<u8>) {
+    fn run(&self, pool: &Pool, shared_a: &mut [u8], shared_b: &mut [u8], own: Disjoint<u8>) {
         let Product { g, cut, .. } = self;
+        if cut.share_a {
+            self.pack_shared(pool, self.a, cut.tile_rows, 0..g.m, shared_a);
+        }
         for first in (0..g.n).step_by(cut.group) {
             let group = first..(first + cut.group).min(g.n);
-            self.pack_shared(pool, shared, &group);
-            let shared = &*shared;
+            if cut.share_b {
+                self.pack_shared(pool, self.b, cut.tile_columns, group.clone(), shared_b);
+            }
+            let (shared_a, shared_b) = (&*shared_a, &*shared_b);
             let across = group.len().div_ceil(cut.columns);
             self.tasks(pool, g.m.div_ceil(cut.rows) * across, |task, worker| {
                 let row = task / across * cut.rows;
@@ -252,7 +283,7 @@ impl<T: Real> Product<'_, T> {
                 let own = unsafe { own.part(worker * bytes..(worker + 1) * bytes) };
                 let rows = row..(row + cut.rows).min(g.m);
                 let columns = column..(column + cut.columns).min(group.end);
-                self.block(rows, columns, &group, shared, own);
+                self.block(rows, columns, &group, shared_a, shared_b, own);
             });
         }
     }
@@ -266,11 +297,9 @@ impl<T: Real> Product<'_, T> {
         }
     }
 
-    /// Packs A, or the columns of B in `group`, strip by strip.
-    fn pack_shared(&self, pool: &Pool, shared: &mut [u8], group: &Range<usize>) {
+    /// Packs `columns` of an operand, strip by strip.
+    fn pack_shared(&self, pool: &Pool, source: Source<T>, width: usize, columns: Range<usize>, shared: &mut [u8]) {
         let Product { g, cut, .. } = self;
-        let (source, width, columns) =
-            if cut.share_a { (self.a, cut.tile_rows, 0..g.m) } else { (self.b, cut.tile_columns, group.clone()) };
         let shared = Disjoint::new(shared);
         // A slice of k and eight strips a task: rows of the source are read in long pieces.
         let strips = 8;
@@ -288,8 +317,16 @@ impl<T: Real> Product<'_, T> {
         });
     }
 
-    /// One block of C; `group` are the columns in the shared operand.
-    fn block(&self, rows: Range<usize>, columns: Range<usize>, group: &Range<usize>, shared: &[u8], own: &mut [u8]) {
+    /// One block of C; `group` are the columns in the shared part of B.
+    fn block(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        group: &Range<usize>,
+        shared_a: &[u8],
+        shared_b: &[u8],
+        own: &mut [u8],
+    ) {
         let Product { g, cut, .. } = self;
         let bf16 = g.compute == Compute::Bf16;
         let (own, chain) = own.split_at_mut(cut.own(g));
@@ -301,30 +338,26 @@ impl<T: Real> Product<'_, T> {
         for k in (0..g.k).step_by(cut.slice) {
             let k = k..(k + cut.slice).min(g.k);
             let steps = k.len().div_ceil(cut.depth);
-            let (source, width, packed) = if cut.share_a {
-                (self.b, cut.tile_columns, columns.clone())
-            } else {
-                (self.a, cut.tile_rows, rows.clone())
+            let (a_stride, b_stride) = (steps * cut.tile_rows, steps * cut.tile_columns);
+            let packed = match (cut.share_a, cut.share_b) {
+                (true, true) => None,
+                (true, false) => Some((self.b, columns.clone(), cut.tile_columns)),
+                (false, _) => Some((self.a, rows.clone(), cut.tile_rows)),
             };
-            let own_stride = steps * width;
-            T::dispatch(Pack { source, columns: packed, k: k.clone(), width, stride: own_stride, bf16, out: own });
-            let (shared_width, all, first_strip) = if cut.share_a {
-                (cut.tile_rows, g.m, 0)
-            } else {
-                (cut.tile_columns, group.len(), (columns.start - group.start) / cut.tile_columns)
+            if let Some((source, columns, width)) = packed {
+                let (k, stride) = (k.clone(), steps * width);
+                T::dispatch(Pack { source, columns, k, width, stride, bf16, out: &mut *own });
+            }
+            let own = &*own;
+            let a = if cut.share_a { cut.strips(shared_a, &k, g.m, rows.start, cut.tile_rows) } else { own };
+            let b = match cut.share_b {
+                true => cut.strips(shared_b, &k, group.len(), columns.start - group.start, cut.tile_columns),
+                false => own,
             };
-            let shared_stride = steps * shared_width;
-            let at = cut.slice_start(&k, all, shared_width) + first_strip * shared_stride;
-            let shared = &shared[at * cut.bytes..];
             let start = match () {
                 _ if k.start > 0 => Start::Continue,
                 _ if g.accumulate && !cut.aside => Start::Add,
                 _ => Start::Zero,
-            };
-            let (a, a_stride, b, b_stride) = if cut.share_a {
-                (shared, shared_stride, &*own, own_stride)
-            } else {
-                (&*own, own_stride, shared, shared_stride)
             };
             let (m, n) = (rows.len(), columns.len());
             T::dispatch(Tiles { m, n, steps, a, a_stride, b, b_stride, bf16, start, c: target, ldc: ld });

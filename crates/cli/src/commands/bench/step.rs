@@ -15,7 +15,7 @@ use memwall_graph::ops::norm::Norm;
 use memwall_graph::ops::pointwise::Unary;
 use memwall_graph::{
     Executor, Graph, GraphError, Memory, PlanOptions, Segment, Value, differentiate, fuse, ops, prune, recompute,
-    weights,
+    recompute_pointwise, weights,
 };
 use memwall_kernels::Pool;
 use memwall_kernels::gemm::Compute;
@@ -123,7 +123,7 @@ pub fn run(
     let mut update = Update::new(&mut g, &trained, &grads);
     update.moments(&mut memory)?;
     let segments: Vec<Segment> = (0..if again { LAYERS as u32 } else { 0 }).map(Segment).collect();
-    let g = fuse(&recompute(&prune(&g), &segments));
+    let g = fuse(&recompute_pointwise(&recompute(&prune(&g), &segments)));
     let [ids, targets, cu_seqlens] = ["ids", "targets", "cu_seqlens"].map(|name| g.find(name).expect("an input"));
     let pool = Arc::new(Pool::new(threads));
     let mut graph = Executor::new(g, PlanOptions::default(), &mut memory, pool.clone())?;
