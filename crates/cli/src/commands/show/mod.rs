@@ -80,7 +80,7 @@ fn planned(args: &Args) -> anyhow::Result<(Graph, Plan, String)> {
     let threads = args.threads();
     if extension(&args.file) == "toml" {
         let recipe = Recipe::read(&args.file)?;
-        let (graph, plan) = recipe::planned(&recipe, threads)?;
+        let (graph, plan) = recipe::planned(&args.file, &recipe, threads)?;
         let t = &recipe.train;
         let title = format!("{}: a training step of {} × {} tokens", recipe.name, t.batch, t.window);
         return Ok((graph, plan, title));
