@@ -41,11 +41,17 @@ pub fn recompute_pointwise(g: &Graph) -> Graph {
     for v in g.nodes().iter().filter(|n| n.phase == Phase::Backward).flat_map(|n| &n.inputs) {
         read[v.index()] = true;
     }
-    // Whose inputs are there in the backward pass, or follow from what is.
+    // Whose inputs are there in the backward pass, or follow in the same segment from what is: no chain grows
+    // from layer to layer.
     let mut again = vec![false; g.value_count()];
     for node in g.nodes().iter().filter(|n| n.phase == Phase::Forward && n.op.as_pointwise().is_some()) {
-        let there =
-            |v: &Value| again[v.index()] || read[v.index()] || !matches!(g.info(*v).source, Source::Node { .. });
+        let there = |v: &Value| match g.info(*v).source {
+            Source::Node { node: producer, .. } if again[v.index()] => {
+                node.segment.is_some() && g.nodes()[producer].segment == node.segment
+            }
+            Source::Node { .. } => read[v.index()],
+            _ => true,
+        };
         let all = node.inputs.iter().all(there);
         for v in &node.outputs {
             again[v.index()] = all && !kept[v.index()];
