@@ -77,6 +77,12 @@ impl Measured {
         Measured { baseline: baseline.to_vec(), ours: ours.to_vec() }
     }
 
+    /// Of a check that compares two arms of a sweep; an arm that it lacks has no figures, which the harness refuses.
+    pub fn arms(swept: &Sweep, baseline: &str, ours: &str) -> Self {
+        let scores = |arm| swept.scores(arm).unwrap_or(&[]);
+        Measured::pairs(scores(baseline), scores(ours))
+    }
+
     /// Of a check of a value.
     pub fn values(ours: &[f64]) -> Self {
         Measured { baseline: Vec::new(), ours: ours.to_vec() }

@@ -13,6 +13,7 @@
 //!
 //! [`registry`] lists the claims; [`laws`] are the laws that every one keeps.
 
+mod characters;
 pub mod claim;
 pub mod compare;
 mod error;

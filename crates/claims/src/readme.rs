@@ -139,6 +139,22 @@ mod tests {
     }
 
     #[test]
+    fn a_result_of_another_source_is_marked_stale() {
+        let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../results");
+        let mut record = results::read_all(&results).unwrap().remove(0);
+        let claim = claims().iter().find(|c| c.about().system == record.report.system).unwrap();
+        record.report.source_hash = source_hash(claim.about().source);
+        let text = format!("{BEGIN}\n{END}");
+        let row = |record: &Record| {
+            let table = with_table(&text, std::slice::from_ref(record), Path::new("README.md")).unwrap();
+            table.lines().find(|line| line.contains("scale, 3 seeds")).unwrap().to_owned()
+        };
+        assert!(!row(&record).contains("stale"));
+        record.report.source_hash = source_hash("another");
+        assert!(row(&record).contains("(stale: its claim has changed since)"));
+    }
+
+    #[test]
     fn braces_keep_their_commas() {
         assert_eq!(home_paths("a/{b, c}, d"), ["`a/{b, c}`", "`d`"]);
     }

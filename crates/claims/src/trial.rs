@@ -111,18 +111,31 @@ impl Training {
         rate: f64,
         seed: u64,
     ) -> Result<Trial, Error> {
+        Ok(self.trained(run, config, task, rate, seed)?.0)
+    }
+
+    /// A trial, and the model that it trained.
+    pub(crate) fn trained<T: Task<Example = Tokens>>(
+        &self,
+        run: &Run,
+        config: &ModelConfig,
+        task: &T,
+        rate: f64,
+        seed: u64,
+    ) -> Result<(Trial, Trainer), Error> {
         let mut trainer = self.trainer(run, config, seed)?;
         let losses = self.train(run, &mut trainer, task, rate)?;
         let diverged = losses.last().is_none_or(|loss| loss.is_nan());
         let mut figure = |split| if diverged { Ok(f64::NAN) } else { self.measure(&mut trainer, task, split) };
         let (validation, score) = (figure(Split::Validation)?, figure(Split::Test)?);
-        Ok(Trial {
+        let trial = Trial {
             validation,
             score,
             parameters: parameters(&trainer),
             tokens: self.steps * (self.batch * self.time) as u64,
             steps: self.steps,
-        })
+        };
+        Ok((trial, trainer))
     }
 }
 

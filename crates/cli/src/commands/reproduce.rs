@@ -1,12 +1,13 @@
 //! `memwall reproduce`: the claim of a system as an experiment, against its baseline.
 
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use memwall_claims::{Claim, Scale, Settings, registry};
+use memwall_claims::{Claim, Progress, Report, Scale, Settings, registry};
 use memwall_tasks::DataDir;
 
 /// How large the experiment is.
@@ -48,10 +49,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the claims one after another; the worst exit code wins.
+/// Runs the claims one after another; one that cannot be run does not stop the others, and the worst exit code wins.
 ///
 /// # Errors
-/// If a system is unknown, its data are missing, or its experiment fails.
+/// If a system is unknown, or the folder of the data sets is not there.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let chosen: Vec<&'static dyn Claim> = if args.all {
         registry::claims().to_vec()
@@ -71,34 +72,67 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         seeds: args.seeds.clone(),
         data: DataDir::find(args.data.as_deref())?,
         threads: args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        cancel: Arc::new(AtomicBool::new(false)),
         ..Settings::default()
     };
     let mut worst = 0;
     for claim in chosen {
-        let about = claim.about();
-        let report = memwall_claims::reproduce(claim, &settings, &args.results, &|p| {
-            if !args.json {
-                eprintln!("{:02} {}: {} {}/{}", about.system, about.name, p.what, p.done, p.of);
+        let progress = ProgressLine::new();
+        let done =
+            memwall_claims::reproduce(claim, &settings, &args.results, &|p| progress.show(claim.about().system, p));
+        progress.clear();
+        match done {
+            Ok(report) => {
+                worst = worst.max(report.verdict.exit_code());
+                if args.json { println!("{}", serde_json::to_string(&report)?) } else { print(&report) }
             }
-        })?;
-        worst = worst.max(report.verdict.exit_code());
-        if args.json {
-            println!("{}", serde_json::to_string(&report)?);
-            continue;
+            Err(error) => {
+                worst = 2;
+                eprintln!("memwall: {:02} {}: {error}", claim.about().system, claim.about().name);
+            }
         }
-        println!("{:02} {}: {} ({:.0} s)", about.system, about.name, report.verdict, report.seconds);
-        for check in &report.checks {
-            let mark = if check.holds { "holds" } else { "does not hold" };
-            println!("  {}: {} {}, bar {}: {mark}", check.what, check.figure, check.unit, check.bar);
-        }
-        let f = &report.falsifier;
-        println!(
-            "  falsifier, {}: {}, {}",
-            f.what,
-            f.figure,
-            if f.fails_as_it_must { "fails as it must" } else { "does not fail" }
-        );
     }
     Ok(ExitCode::from(worst))
+}
+
+fn print(report: &Report) {
+    println!("{:02} {}: {} ({:.0} s)", report.system, report.name, report.verdict, report.seconds);
+    for check in &report.checks {
+        let mark = if check.holds { "holds" } else { "does not hold" };
+        println!("  {}: {} {}, bar {}: {mark}", check.what, check.figure, check.unit, check.bar);
+    }
+    let f = &report.falsifier;
+    let mark = if f.fails_as_it_must { "fails as it must" } else { "does not fail" };
+    println!("  falsifier, {}: {}, bar {}: {mark}", f.what, f.figure, f.bar);
+}
+
+/// Where a run stands, on standard error: one line that is written over on a terminal, else one every ten seconds.
+struct ProgressLine {
+    terminal: bool,
+    shown: Cell<Option<Instant>>,
+}
+
+impl ProgressLine {
+    fn new() -> ProgressLine {
+        ProgressLine { terminal: std::io::stderr().is_terminal(), shown: Cell::new(None) }
+    }
+
+    fn show(&self, system: u8, p: Progress<'_>) {
+        let pause = if self.terminal { Duration::from_millis(100) } else { Duration::from_secs(10) };
+        if self.shown.get().is_some_and(|at| at.elapsed() < pause) {
+            return;
+        }
+        self.shown.set(Some(Instant::now()));
+        let line = format!("{system:02} {}: {} {}/{}", p.claim, p.what, p.done, p.of);
+        // A closed standard error ends no experiment.
+        let mut stderr = std::io::stderr();
+        let _ = if self.terminal { write!(stderr, "\r\x1b[K{line}") } else { writeln!(stderr, "{line}") };
+        let _ = stderr.flush();
+    }
+
+    /// Leaves the terminal's line empty for what comes next.
+    fn clear(&self) {
+        if self.terminal && self.shown.get().is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
 }

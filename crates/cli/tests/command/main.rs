@@ -12,6 +12,7 @@ mod pages;
 mod random_llama;
 mod shipped;
 mod show;
+mod reproduce;
 mod tiny;
 mod train;
 mod training;
