@@ -21,6 +21,7 @@ pub mod evidence;
 mod flashattention;
 mod gated_attention;
 mod gated_linear_attention;
+mod largest;
 pub mod laws;
 mod machine;
 pub mod plot;

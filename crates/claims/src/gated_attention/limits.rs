@@ -8,7 +8,7 @@ use memwall_graph::{Executor, Graph, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{AttentionConfig, GateConfig, GateLayout, Granularity, Mixer, Sequences, WeightTypes};
 
-use crate::Error;
+use crate::{Error, largest::largest};
 
 /// Largest absolute differences between layers that should be the same.
 pub(super) struct Limits {
@@ -43,13 +43,13 @@ pub(super) fn limits(seed: u64) -> Result<Limits, Error> {
             name.contains("gate_proj").then(|| if i.is_multiple_of(WIDTH) { logit } else { 0.0 })
         }
     };
-    let (mut open, mut closed, mut layouts) = (0.0f64, 0.0f64, 0.0f64);
+    let (mut open, mut closed, mut layouts) = (Vec::new(), Vec::new(), Vec::new());
     for granularity in [Granularity::Elementwise, Granularity::Headwise] {
         let layer = layer(Some(granularity));
-        open = open.max(difference(&plain, &output(&layer, seed, bias(1e4))?));
-        closed = closed.max(difference(&vec![0.0; plain.len()], &output(&layer, seed, bias(-1e4))?));
+        open.push(difference(&plain, &output(&layer, seed, bias(1e4))?));
+        closed.push(difference(&vec![0.0; plain.len()], &output(&layer, seed, bias(-1e4))?));
         for layout in [GateLayout::ByKvHead, GateLayout::ByHead] {
-            layouts = layouts.max(layout_error(&layer, granularity, layout, seed)?);
+            layouts.push(layout_error(&layer, granularity, layout, seed)?);
         }
     }
     // Row r of the weight is that of gate r: of head r, or of channel r of all heads.
@@ -60,7 +60,12 @@ pub(super) fn limits(seed: u64) -> Result<Limits, Error> {
     let by_channel = output(&layer(Some(Granularity::Elementwise)), seed, |name, i| {
         name.contains("gate_proj").then(|| row(i / WIDTH / CHANNELS, i % WIDTH))
     })?;
-    Ok(Limits { open, closed, headwise: difference(&by_head, &by_channel), layouts })
+    Ok(Limits {
+        open: largest(open),
+        closed: largest(closed),
+        headwise: difference(&by_head, &by_channel),
+        layouts: largest(layouts),
+    })
 }
 
 /// A layer against itself from a `q_proj` that is packed as `layout` is described, and split by [`GateLayout::rows`].
@@ -96,8 +101,7 @@ fn layout_error(
 }
 
 fn difference(x: &[f32], y: &[f32]) -> f64 {
-    let gaps = x.iter().zip(y).map(|(x, y)| f64::from((x - y).abs()));
-    gaps.fold(0.0, |top: f64, gap| if gap <= top { top } else { gap })
+    largest(x.iter().zip(y).map(|(x, y)| f64::from((x - y).abs())))
 }
 
 /// What `layer` makes of the same random inputs; element i of a weight is `weight(name, i)`, or random.

@@ -54,18 +54,19 @@ pub(super) fn forgetting(run: &Run) -> Result<Sweep, Error> {
     Recall { what: "forgetting recall", vocabulary, time, pairs, filler: 0, width, key_width, training }.sweep(run)
 }
 
-/// Recall of pairs that lie anywhere in long random filler.
+/// Recall of pairs and queries that lie anywhere in long random filler.
 pub(super) fn filler(run: &Run) -> Result<Sweep, Error> {
     let (vocabulary, time, pairs, width, key_width) =
         run.pick((40, 32, 2, 8, 2), (128, 256, 8, 64, 16), (512, 512, 32, 128, 32));
     let training = Training {
-        steps: run.pick(4, 800, 10_000),
+        steps: run.pick(4, 1200, 10_000),
         batch: run.pick(4, 16, 64),
         time,
         measured: run.pick(2, 16, 32),
         figure: Figure::Accuracy,
     };
-    let filler = vocabulary / 2;
+    // A quarter of the ids are keys and values, half of it each.
+    let filler = vocabulary / 4 * 3;
     Recall { what: "recall in filler", vocabulary, time, pairs, filler, width, key_width, training }.sweep(run)
 }
 
@@ -74,7 +75,7 @@ impl Recall {
         let plan = SweepPlan {
             what: self.what,
             arms: &[UNGATED, GATED, OPEN],
-            rates: &[1e-3, 3e-3, 1e-2],
+            rates: &[3e-4, 1e-3, 3e-3],
             better: Better::Higher,
             tune_on: TuneOn::FirstSeed,
         };
@@ -100,7 +101,7 @@ impl Recall {
                 num_examples,
                 num_kv_pairs,
                 num_filler_ids: self.filler,
-                query_places: QueryPlaces::End,
+                query_places: QueryPlaces::Anywhere,
             })
         }
     }
@@ -152,7 +153,10 @@ pub(super) fn characters(run: &Run) -> Result<Sweep, Error> {
                 ..AttentionConfig::new(heads, heads, width / heads)
             }),
             // Keys half as wide as the model, values as wide, as published.
-            _ => variant(arm, GlaConfig::new(heads, width / 2 / heads, width / heads)),
+            _ => {
+                let published = GlaConfig::new(heads, width / 2 / heads, width / heads);
+                variant(arm, GlaConfig { gate_low_rank: run.pick(2, published.gate_low_rank, 16), ..published })
+            }
         };
         text.training.trial(run, &text.model(mixer, width), &text.task(seed)?, rate, seed)
     })

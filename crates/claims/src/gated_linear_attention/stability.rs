@@ -4,6 +4,8 @@ use memwall_kernels::Pool;
 use memwall_kernels::gla::{Form, Gate, Gla, gla_forward, gla_scratch, naive};
 use memwall_tasks::Philox;
 
+use crate::largest::largest;
+
 /// Temperatures τ of log-gates logsigmoid(z) / τ, from the published one to one that forgets within a few tokens.
 const TEMPERATURES: [f64; 3] = [16.0, 1.0, 0.1];
 /// Lengths around those of chunks and their parts.
@@ -66,61 +68,59 @@ impl Sequence {
 
 /// max |x − exact| / max |exact|.
 fn error(x: &[f32], exact: &[f64]) -> f64 {
-    let largest = exact.iter().fold(0.0f64, |top, x| top.max(x.abs()));
-    let errors = x.iter().zip(exact).map(|(x, e)| (f64::from(*x) - e).abs() / largest);
-    errors.fold(0.0, |top: f64, error| if error <= top { top } else { error })
+    let scale = largest(exact.iter().map(|e| e.abs()));
+    largest(x.iter().zip(exact).map(|(x, e)| (f64::from(*x) - e).abs() / scale))
 }
 
 /// The largest error of the chunked form in f32 over lengths and temperatures.
 pub(super) fn worst_error(pool: &Pool, seed: u64) -> f64 {
     let mut rng = Philox::new(seed, 0);
-    let mut worst = 0.0f64;
+    let mut errors = Vec::new();
     for tau in TEMPERATURES {
         for tokens in LENGTHS {
             let sequence = Sequence::new(Gla::new(2, 32, 48), tokens, tau, &mut rng);
             let [o, _] = sequence.run(pool, Form::Chunked, &[0, tokens], None);
-            worst = error(&o, &sequence.exact()).max(worst);
+            errors.push(error(&o, &sequence.exact()));
         }
     }
-    worst
+    largest(errors)
 }
 
 /// The largest error of the chunked form when a sequence is cut in two and the state is handed over.
 pub(super) fn split_error(pool: &Pool, seed: u64) -> f64 {
     let mut rng = Philox::new(seed, 4);
-    let mut worst = 0.0f64;
+    let mut errors = Vec::new();
     for tau in TEMPERATURES {
         let sequence = Sequence::new(Gla::new(2, 32, 48), 200, tau, &mut rng);
         let exact = sequence.exact();
         for cut in [1, 16, 63, 64, 65, 199] {
             let [first, state] = sequence.run(pool, Form::Chunked, &[0, cut], None);
             let [second, _] = sequence.run(pool, Form::Chunked, &[cut, 200], Some(&state));
-            worst = error(&[first, second].concat(), &exact).max(worst);
+            errors.push(error(&[first, second].concat(), &exact));
         }
     }
-    worst
+    largest(errors)
 }
 
 /// The largest difference between packed sequences and the same ones alone, in any form.
 pub(super) fn packed_difference(pool: &Pool, seed: u64) -> f64 {
     let sequence = Sequence::new(Gla::new(2, 32, 48), 200, 1.0, &mut Philox::new(seed, 5));
     let cu = [0, 17, 18, 82, 200];
-    let mut worst = 0.0f64;
+    let mut gaps = Vec::new();
     for form in [Form::Parallel, Form::Chunked, Form::Recurrent] {
         let packed = sequence.run(pool, form, &cu, None);
         let alone: Vec<[Vec<f32>; 2]> = cu.windows(2).map(|two| sequence.run(pool, form, two, None)).collect();
         for part in 0..2 {
             let alone = alone.iter().flat_map(|results| &results[part]);
-            let gaps = packed[part].iter().zip(alone).map(|(x, y)| f64::from((x - y).abs()));
-            worst = gaps.fold(worst, |top, gap| if gap <= top { top } else { gap });
+            gaps.extend(packed[part].iter().zip(alone).map(|(x, y)| f64::from((x - y).abs())));
         }
     }
-    worst
+    largest(gaps)
 }
 
 /// The largest difference between the state after a log-gate of −1e30 and the new token's k vᵀ, in any form.
 pub(super) fn reset_difference(pool: &Pool, seed: u64) -> f64 {
-    let (tokens, mut worst) = (65, 0.0f64);
+    let (tokens, mut gaps) = (65, Vec::new());
     let mut sequence = Sequence::new(Gla::new(2, 32, 48), tokens, 1.0, &mut Philox::new(seed, 6));
     let row = sequence.gla.heads * sequence.gla.key_width;
     sequence.g[(tokens - 1) * row..].fill(-1e30);
@@ -130,13 +130,10 @@ pub(super) fn reset_difference(pool: &Pool, seed: u64) -> f64 {
         for (i, rows) in state.chunks_exact(sequence.gla.value_width).enumerate() {
             let head = i / sequence.gla.key_width;
             let values = &v[head * sequence.gla.value_width..][..sequence.gla.value_width];
-            for (s, value) in rows.iter().zip(values) {
-                let gap = f64::from((s - k[i] as f32 * *value as f32).abs());
-                worst = if gap <= worst { worst } else { gap };
-            }
+            gaps.extend(rows.iter().zip(values).map(|(s, v)| f64::from((s - k[i] as f32 * *v as f32).abs())));
         }
     }
-    worst
+    largest(gaps)
 }
 
 /// Share of the outputs of 64 tokens at τ = 0.1 that the one-level form makes infinite or NaN in f32.
