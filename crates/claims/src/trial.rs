@@ -44,7 +44,7 @@ impl Training {
             seed,
             fences: false,
         };
-        Trainer::new(config.clone(), options, Memory::new()).map_err(Error::experiment)
+        Trainer::new(config.clone(), options, Memory::within(run.budget())).map_err(Error::experiment)
     }
 
     /// Trains with a cosine from `rate` to 0 after a twentieth of warm-up, and gives the losses of the steps.
