@@ -20,6 +20,19 @@ const LEVELS: [u8; 16] = {
     levels
 };
 
+/// The levels that 16 bytes of nibbles a row name.
+#[inline(always)]
+unsafe fn levels<L: Lanes>(q: [L::V; 4]) -> [L::V; 8] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut codes = half_split::<L>(q);
+        for v in &mut codes {
+            *v = L::lookup(&LEVELS, *v);
+        }
+        codes
+    }
+}
+
 impl BlockFormat for Iq4Nl {
     const DTYPE: Dtype = Dtype::IQ4_NL;
     const SUB: usize = 1;
@@ -32,7 +45,7 @@ impl BlockFormat for Iq4Nl {
         // SAFETY: as the caller promises.
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
-            let codes = half_split::<L>(L::gather16(rows, at + 2)).map(|q| L::lookup(&LEVELS, q));
+            let codes = levels::<L>(L::gather16(rows, at + 2));
             sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
         }
     }
@@ -55,7 +68,7 @@ impl BlockFormat for Iq4Xs {
             for i in 0..8 {
                 let six = L::or(L::and(low, L::splat(15)), L::shl::<4>(L::and(high, L::splat(3))));
                 let scale = L::mul(L::to_f(L::sub(six, L::splat(32))), d);
-                let codes = half_split::<L>(L::gather16(rows, at + 8 + 16 * i)).map(|q| L::lookup(&LEVELS, q));
+                let codes = levels::<L>(L::gather16(rows, at + 8 + 16 * i));
                 sink.block(i, Unpacked { codes, scale: [scale; 2], minus_min: [d; 2] });
                 (high, low) = (L::shr::<2>(high), L::shr::<4>(low));
             }

@@ -72,6 +72,35 @@ pub(super) const fn bytes(b: u8) -> i32 {
     i32::from_le_bytes([b; 4])
 }
 
+/// Low nibbles of the bytes.
+///
+/// (`array::map` is not used in this folder: it is not inlined for vectors, and what is not inlined is
+/// compiled without the instruction set.)
+///
+/// # Safety
+/// As the trait's.
+#[inline(always)]
+unsafe fn low_nibbles<L: Lanes, const N: usize>(mut q: [L::V; N]) -> [L::V; N] {
+    for v in &mut q {
+        // SAFETY: as the caller promises.
+        *v = unsafe { L::and(*v, L::splat(bytes(15))) };
+    }
+    q
+}
+
+/// High nibbles of the bytes.
+///
+/// # Safety
+/// As the trait's.
+#[inline(always)]
+unsafe fn high_nibbles<L: Lanes, const N: usize>(mut q: [L::V; N]) -> [L::V; N] {
+    for v in &mut q {
+        // SAFETY: as the caller promises.
+        *v = unsafe { L::and(L::shr::<4>(*v), L::splat(bytes(15))) };
+    }
+    q
+}
+
 /// Low nibbles of 16 bytes a row, then high ones: the order of the formats of 32.
 ///
 /// # Safety
@@ -80,10 +109,8 @@ pub(super) const fn bytes(b: u8) -> i32 {
 unsafe fn half_split<L: Lanes>(q: [L::V; 4]) -> [L::V; 8] {
     // SAFETY: as the caller promises.
     unsafe {
-        let mask = L::splat(bytes(15));
-        let low = |v| L::and(v, mask);
-        let high = |v| L::and(L::shr::<4>(v), mask);
-        [low(q[0]), low(q[1]), low(q[2]), low(q[3]), high(q[0]), high(q[1]), high(q[2]), high(q[3])]
+        let ([a, b, c, d], [e, f, g, h]) = (low_nibbles::<L, 4>(q), high_nibbles::<L, 4>(q));
+        [a, b, c, d, e, f, g, h]
     }
 }
 

@@ -33,8 +33,11 @@ impl BlockFormat for Q2K {
             for half in 0..2 {
                 let mut q = L::gather32(rows, at + 16 + 32 * half);
                 for i in 0..4 {
-                    let codes = q.map(|v| L::and(v, pair));
-                    q = q.map(|v| L::shr::<2>(v));
+                    let mut codes = q;
+                    for (code, q) in codes.iter_mut().zip(&mut q) {
+                        *code = L::and(*q, pair);
+                        *q = L::shr::<2>(*q);
+                    }
                     let j = 4 * half + i;
                     sink.block(
                         j,

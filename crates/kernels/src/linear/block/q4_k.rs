@@ -2,7 +2,7 @@
 //! a 6-bit minimum a block, (Q5_K: 32 bytes of fifth bits, bit `b` for block `b`,) 128 bytes of
 //! nibbles, a low and a high one for two blocks. `w = d·scale·code - dmin·min`.
 
-use super::{BlockFormat, Sink, Unpacked, byte, bytes};
+use super::{BlockFormat, Sink, Unpacked, byte, bytes, high_nibbles, low_nibbles};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -41,11 +41,9 @@ impl BlockFormat for Q4K {
         // SAFETY: as the caller promises.
         unsafe {
             let (scale, min) = scales::<L>(L::gather16(rows, at));
-            let mask = L::splat(bytes(15));
             for i in 0..4 {
                 let q = L::gather32(rows, at + 16 + 32 * i);
-                let low = q.map(|v| L::and(v, mask));
-                let high = q.map(|v| L::and(L::shr::<4>(v), mask));
+                let (low, high) = (low_nibbles::<L, 8>(q), high_nibbles::<L, 8>(q));
                 sink.block(2 * i, Unpacked { codes: low, scale: [scale[2 * i]; 2], minus_min: [min[2 * i]; 2] });
                 sink.block(
                     2 * i + 1,

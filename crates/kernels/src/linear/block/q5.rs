@@ -13,12 +13,12 @@ pub(in crate::linear) struct Q5_1;
 unsafe fn five_bits<L: Lanes>(nibbles: [L::V; 4], fifth: L::V) -> [L::V; 8] {
     // SAFETY: as the caller promises.
     unsafe {
-        let mut bits = fifth;
-        half_split::<L>(nibbles).map(|q| {
-            let code = L::or(q, L::spread_to_bit_4(bits));
+        let (mut codes, mut bits) = (half_split::<L>(nibbles), fifth);
+        for v in &mut codes {
+            *v = L::or(*v, L::spread_to_bit_4(bits));
             bits = L::shr::<4>(bits);
-            code
-        })
+        }
+        codes
     }
 }
 

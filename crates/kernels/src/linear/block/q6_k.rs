@@ -1,7 +1,7 @@
 //! Q6_K: 210 bytes for 256 weights in 16 blocks of 16: 128 bytes of low nibbles, 64 bytes of high bit
 //! pairs, 16 signed 8-bit scales, `d` f16; zero at 32.
 
-use super::{BlockFormat, Sink, Unpacked, bytes, signed_byte};
+use super::{BlockFormat, Sink, Unpacked, bytes, high_nibbles, low_nibbles, signed_byte};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -24,19 +24,23 @@ impl BlockFormat for Q6K {
             for (j, scale) in scale.iter_mut().enumerate() {
                 *scale = L::mul(L::to_f(signed_byte::<L>(s[j / 4], j % 4)), d);
             }
-            let (mask, pair) = (L::splat(bytes(15)), L::splat(bytes(0x30)));
             for half in 0..2 {
                 let a = L::gather32(rows, at + 64 * half);
                 let b = L::gather32(rows, at + 64 * half + 32);
                 let h = L::gather32(rows, at + 128 + 32 * half);
-                let mut codes = [a; 4];
-                for g in 0..8 {
-                    codes[0][g] = L::or(L::and(a[g], mask), L::and(L::shl::<4>(h[g]), pair));
-                    codes[1][g] = L::or(L::and(b[g], mask), L::and(L::shl::<2>(h[g]), pair));
-                    codes[2][g] = L::or(L::and(L::shr::<4>(a[g]), mask), L::and(h[g], pair));
-                    codes[3][g] = L::or(L::and(L::shr::<4>(b[g]), mask), L::and(L::shr::<2>(h[g]), pair));
-                }
-                for (i, codes) in codes.into_iter().enumerate() {
+                let nibbles =
+                    [low_nibbles::<L, 8>(a), low_nibbles::<L, 8>(b), high_nibbles::<L, 8>(a), high_nibbles::<L, 8>(b)];
+                for i in 0..4 {
+                    let mut codes = nibbles[i];
+                    for g in 0..8 {
+                        let high = match i {
+                            0 => L::shl::<4>(h[g]),
+                            1 => L::shl::<2>(h[g]),
+                            2 => h[g],
+                            _ => L::shr::<2>(h[g]),
+                        };
+                        codes[g] = L::or(codes[g], L::and(high, L::splat(bytes(0x30))));
+                    }
                     let j = 4 * half + i;
                     sink.block(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], minus_min: [d; 2] });
                 }

@@ -18,8 +18,10 @@ impl BlockFormat for Q8_0 {
         // SAFETY: as the caller promises.
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
-            let flip = L::splat(bytes(0x80));
-            let codes = L::gather32(rows, at + 2).map(|q| L::xor(q, flip));
+            let mut codes = L::gather32(rows, at + 2);
+            for v in &mut codes {
+                *v = L::xor(*v, L::splat(bytes(0x80)));
+            }
             sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
         }
     }
