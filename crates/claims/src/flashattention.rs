@@ -7,6 +7,8 @@
 //! 4. Traffic: loads and stores of a fast memory of S elements, counted over the paper's schedule of tiles, which depend
 //!    on S (Algorithms 0, 1 and 5); slopes are fitted to the counts (Theorem 2). The kernel's own tiles have one size, so
 //!    this shows the theorem, not the kernel.
+//! 5. Longer context: letters whose passages return after 341 of them, the same text and as many tokens in windows of 1024
+//!    and of 256, one small model: which tells more of the next letter. The direction only.
 //!
 //! Falsifier: a tiled form that forgets to rescale what it has summed when the running maximum rises.
 
@@ -17,11 +19,14 @@ use memwall_kernels::attention::{
     materialized, naive::Inputs,
 };
 use memwall_kernels::{Pool, Real};
+use memwall_nn::{AttentionConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig};
 use memwall_tasks::Philox;
 
 use crate::{
     About, Bar, Check, Claim, Error, Falsifier, Kind, Measured, Outcome, Run,
     evidence::{Curve, Line, Point},
+    repeats::{PIECE, Repeats},
+    trial::{Figure, Training},
 };
 
 const OUTPUTS: &str = "largest error of outputs, as a share of twice the materialized form's plus 1e-6";
@@ -34,6 +39,7 @@ const CAUSAL: &str = "time of a causal forward pass";
 const SLOPE_S: &str = "distance from -1 of the slope of traffic in the size of fast memory";
 const SLOPE_N: &str = "distance from 2 of the slope of traffic in the length";
 const SPARSE: &str = "largest deviation of block-sparse traffic from the share of visible blocks";
+const LONGER: &str = "surprise of a letter in windows of 1024, less that in windows of 256";
 
 static ABOUT: About = About {
     system: 13,
@@ -50,6 +56,7 @@ static ABOUT: About = About {
         Check { what: SLOPE_S, kind: Kind::Value, unit: "in log-log", bar: Bar::at_most(0.1) },
         Check { what: SLOPE_N, kind: Kind::Value, unit: "in log-log", bar: Bar::at_most(0.1) },
         Check { what: SPARSE, kind: Kind::Value, unit: "relative", bar: Bar::at_most(0.05) },
+        Check { what: LONGER, kind: Kind::Difference, unit: "nats/letter", bar: Bar::less_than(0.0) },
     ],
     falsifier: Falsifier { what: "no rescaling when the running maximum rises", against: OUTPUTS },
     source: include_str!("flashattention.rs"),
@@ -66,12 +73,13 @@ impl Claim for FlashAttention {
     fn run(&self, run: &Run) -> Result<Outcome, Error> {
         let pool = Pool::new(run.threads());
         let seeds = run.seeds();
-        let of = 4 * seeds.len() as u64;
+        let of = 5 * seeds.len() as u64;
         let (mut outputs, mut gradients, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         let (mut forward, mut backward, mut causal) = ([vec![], vec![]], [vec![], vec![]], [vec![], vec![]]);
         let (mut slope_s, mut slope_n, mut sparse) = (Vec::new(), Vec::new(), Vec::new());
+        let mut surprise = [vec![], vec![]];
         for (i, &seed) in seeds.iter().enumerate() {
-            let at = 4 * i as u64;
+            let at = 5 * i as u64;
             run.step("exactness", at, of)?;
             let exact = exactness(&pool, seed, run.pick(2, 7, 7), run.pick(128, 1024, 1024));
             outputs.push(exact.outputs);
@@ -94,6 +102,10 @@ impl Claim for FlashAttention {
             slope_n.push((traffic.slope_n - 2.0).abs());
             run.step("block-sparse traffic", at + 3, of)?;
             sparse.push(sparse_traffic(run.pick(2048, 8192, 8192), seed));
+            run.step("longer context", at + 4, of)?;
+            for (surprise, time) in surprise.iter_mut().zip([256, PIECE]) {
+                surprise.push(surprise_of_letters(run, time, seed)?);
+            }
         }
         let threads = run.threads();
         let score_bytes = 4.0 * 8.0 * 8192.0 * 8192.0;
@@ -110,6 +122,7 @@ impl Claim for FlashAttention {
             .check(SLOPE_S, Measured::values(&slope_s))
             .check(SLOPE_N, Measured::values(&slope_n))
             .check(SPARSE, Measured::values(&sparse))
+            .check(LONGER, Measured::pairs(&surprise[0], &surprise[1]))
             .falsifier(Measured::values(&damaged))
             .curve(traffic_curve(run.pick(1024, 4096, 4096), seeds.len()))
             .note("bytes and traffic are counted: every seed has the same; block-sparse masks differ by seed"))
@@ -455,6 +468,30 @@ fn traffic_curve(n: usize, seeds: usize) -> Curve {
             line("tiled", &|s| moved(io::tiled(n, D, s))),
         ],
     }
+}
+
+// 5. Longer context.
+
+/// Nats a letter of text that no training saw, in windows of `time`, after as many letters whatever their length.
+fn surprise_of_letters(run: &Run, time: usize, seed: u64) -> Result<f64, Error> {
+    let batch = run.pick(1, 4, 16) * PIECE / time;
+    let letters = 64;
+    let task = Repeats { time, letters, pieces: run.pick(1, 16, 64), seed };
+    let training =
+        Training { steps: run.pick(2, 300, 3000), batch, time, measured: run.pick(1, 4, 4), figure: Figure::Nats };
+    let attention = AttentionConfig { rope: Some(RopeConfig::default()), ..AttentionConfig::new(1, 1, 64) };
+    let mixers = [MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }), MixerConfig::Attention(attention)];
+    let model = ModelConfig {
+        vocab_size: letters,
+        d_model: 64,
+        max_context: PIECE,
+        layers: mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
+        norm_eps: 1e-5,
+        tie_embeddings: true,
+        logit_softcap: None,
+        learned_positions: false,
+    };
+    Ok(training.trial(run, &model, &task, 3e-3, seed)?.score)
 }
 
 #[cfg(test)]

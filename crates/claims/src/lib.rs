@@ -27,6 +27,7 @@ mod machine;
 pub mod plot;
 pub mod readme;
 pub mod registry;
+mod repeats;
 pub mod report;
 pub mod reproduce;
 pub mod results;

@@ -3,6 +3,7 @@
 //! Pairs are interleaved and minima and medians of ratios printed, because that survives a noisy
 //! machine better than separate series: `cargo bench -p memwall-kernels --bench attention`.
 
+use memwall_formats::Dtype;
 use memwall_kernels::attention::*;
 use memwall_kernels::gemm::Compute;
 use memwall_kernels::{Pool, isa};
@@ -205,30 +206,63 @@ fn training(threads: usize) {
 fn read(pool: &Pool, bytes: &[u8]) -> u64 {
     let words: &[u64] = bytemuck::cast_slice(bytes);
     let total = std::sync::atomic::AtomicU64::new(0);
-    let part = 1 << 14;
+    let part = 1 << 17;
     pool.run(words.len().div_ceil(part), |task, _| {
         let words = &words[task * part..((task + 1) * part).min(words.len())];
-        let sum = words.iter().fold(0u64, |sum, &x| sum.wrapping_add(x));
-        total.fetch_add(sum, std::sync::atomic::Ordering::Relaxed);
+        let quarter = words.len() / 4;
+        let [a, b, c, d] = [0, 1, 2, 3].map(|i| &words[i * quarter..(i + 1) * quarter]);
+        let mut sums = [0u64; 32];
+        for i in (0..quarter / 8 * 8).step_by(8) {
+            for j in 0..8 {
+                sums[j] ^= a[i + j];
+                sums[8 + j] ^= b[i + j];
+                sums[16 + j] ^= c[i + j];
+                sums[24 + j] ^= d[i + j];
+            }
+        }
+        total.fetch_add(sums.iter().fold(0, |sum, x| sum ^ x), std::sync::atomic::Ordering::Relaxed);
     });
     total.into_inner()
 }
 
-/// One query row over 2048 keys, of as many layers as exceed every cache level.
-fn decoding(threads: usize) {
-    let a = Attention { heads: 32, kv_heads: 8, causal: true, ..Attention::default() };
-    let (context, layers) = (2048, 24);
+/// Values of 0.5 to 1 of either sign, as they lie in a cache.
+fn cache_bytes(dtype: Dtype, len: usize) -> Vec<u64> {
+    let mut words: Vec<u64> = vec![0; len.div_ceil(8)];
+    let mut x = 0x9e37_79b9_7f4a_7c15u64;
+    for word in &mut words {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        *word = match dtype {
+            Dtype::F32 => x & 0x807f_ffff_807f_ffff | 0x3f00_0000_3f00_0000,
+            Dtype::F16 => x & 0x83ff_83ff_83ff_83ff | 0x3800_3800_3800_3800,
+            Dtype::BF16 => x & 0x807f_807f_807f_807f | 0x3f00_3f00_3f00_3f00,
+            _ => x,
+        };
+    }
+    if dtype == Dtype::Q8_0 {
+        let scale = 0x1fffu16.to_le_bytes();
+        bytemuck::cast_slice_mut::<u64, u8>(&mut words)
+            .chunks_exact_mut(34)
+            .for_each(|b| b[..2].copy_from_slice(&scale));
+    }
+    words
+}
+
+/// One query row over some keys, of as many layers as exceed every cache level by far.
+fn decoding(threads: usize, (heads, kv_heads): (usize, usize), context: usize) {
+    let a = Attention { heads, kv_heads, causal: true, ..Attention::default() };
     let pool = Pool::new(threads);
     for dtype in CacheView::DTYPES {
         let row = dtype.row_bytes(a.kv_heads * a.key_width).expect("whole blocks");
-        let cache: Vec<u64> = vec![0x3c00_3c00_3c00_3c00 >> 3; 2 * layers * context * row / 8];
+        let layers = (256 << 20) / (2 * context * row);
+        let cache = cache_bytes(dtype, 2 * layers * context * row);
         let bytes: &[u8] = bytemuck::cast_slice(&cache);
         let q = numbers(1, a.heads * a.key_width);
         let (mut o, mut lse) = (vec![0.0; q.len()], vec![0.0; a.heads]);
         let mut scratch = vec![0; attention_cached_scratch(&a, 1, context, threads)];
         let rows = [CacheRow { sequence: 0, position: context - 1 }];
         let mut sum = 0u64;
-        let label = format!("decode, {context} keys of {dtype}, {layers} layers, {threads} threads");
         let view = |at: usize| CacheView {
             dtype,
             bytes: &bytes[at * context * row..][..context * row],
@@ -242,15 +276,22 @@ fn decoding(threads: usize) {
                 attention_cached(&pool, &a, &q, &rows, k, v, None, &mut o, &mut lse, &mut scratch);
             }
         };
-        let flops = (layers * context * a.heads * a.key_width * 4) as f64;
-        pair(
-            &label,
-            15,
-            flops,
-            ("reading", &mut || sum = sum.wrapping_add(read(&pool, bytes))),
-            ("attention", &mut attend),
+        let mut reading = || sum ^= read(&pool, bytes);
+        let (mut x, mut y) = (vec![], vec![]);
+        for _ in 0..9 {
+            x.push(milliseconds(&mut reading));
+            y.push(milliseconds(&mut attend));
+        }
+        let ratio = median(x.iter().zip(&y).map(|(x, y)| x / y).collect());
+        let rate = |times: Vec<f64>| (2 * layers * context * row) as f64 / median(times) / 1e6;
+        println!(
+            "decode, {heads}/{kv_heads} heads, {context} keys of {dtype}, {threads} threads: reading {:.1} GB/s, attention {:.1} GB/s, \
+             median ratio {ratio:.2} ({} µs a layer)",
+            rate(x),
+            rate(y.clone()),
+            (median(y) * 1e3 / layers as f64).round(),
         );
-        println!("  {} MB, {sum}", bytes.len() >> 20);
+        assert!(sum != 1 && o.iter().all(|x| x.is_finite()));
     }
 }
 
@@ -260,7 +301,10 @@ fn main() {
     let wanted = |name: &str| which.is_empty() || which.iter().any(|w| name.contains(w.as_str()));
     for threads in [1, 2] {
         if wanted("decode") {
-            decoding(threads);
+            for context in [2048, 16384] {
+                decoding(threads, (32, 4), context);
+            }
+            decoding(threads, (8, 8), 2048);
         }
         if wanted("training") {
             training(threads);

@@ -7,37 +7,25 @@
 
 use super::dropout::RowDropout;
 use super::product::{Left, Out, Right, product};
-use super::rounding::round_operands;
-use super::scratch::{Scratch, bytes};
-use super::tile::{Source, copy_rows};
-use super::visible::{GROUP, TILE, Token, union};
+use super::row::{Partial, drop_weights, finish_row, fold_row, hide, to_scores};
+use super::state::{STRIP, State, padded};
+use super::tile::{Source, left_row};
+use super::visible::{GROUP, TILE, Token, below, union};
 use super::{Attention, BlockMask};
 use crate::Real;
+use crate::gemm::Operand;
 use crate::simd::Simd;
+use bytemuck::{cast_slice, cast_slice_mut};
 use std::ops::Range;
 
 /// Rows that a block aims at; more only if one token has more query heads per KV head.
 const ROWS: usize = 96;
 /// Most tokens of a block.
 pub(super) const TOKENS: usize = ROWS;
-/// Rows whose scores are computed together.
-const STRIP: usize = 6;
-/// Widest vector of any instruction set, in elements.
-const WIDEST: usize = 16;
 
 /// Query tokens of a block for `group` query heads per KV head.
 pub(super) fn tokens_per_block(group: usize) -> usize {
     (ROWS / group).max(1)
-}
-
-/// Rows that a [`State`] has room for: those of a block, or all heads of one token.
-pub(super) fn most_rows(a: &Attention) -> usize {
-    (tokens_per_block(a.group()) * a.group()).max(a.heads)
-}
-
-/// Value width rounded up to whole vectors.
-pub(super) fn padded(width: usize) -> usize {
-    width.next_multiple_of(WIDEST)
 }
 
 /// A block: consecutive query tokens of one sequence, and the query heads of one KV head.
@@ -45,8 +33,8 @@ pub(super) struct Block<'a, T, K> {
     pub attention: &'a Attention,
     /// First query head of the group.
     pub head: usize,
-    /// Row 0, head 0 of the block; rows follow at `heads · key_width`.
-    pub q: *const T,
+    /// From row 0, head 0 of the block on; rows follow at `heads · key_width`.
+    pub q: &'a [T],
     pub tokens: &'a [Token],
     pub keys: K,
     /// One slope for each head.
@@ -56,47 +44,6 @@ pub(super) struct Block<'a, T, K> {
     pub sequence: usize,
     /// Which of the row states of a [`State`] this block uses; blocks that share one have as many rows.
     pub slot: usize,
-}
-
-/// The state of each row of a block, and the tiles that it works on, in scratch memory.
-pub(super) struct State<'a, T> {
-    q: &'a mut [T],
-    keys: &'a mut [T],
-    values: &'a mut [T],
-    scores: &'a mut [T],
-    /// Of the group: maximum, sum by lanes, output.
-    top: &'a mut [T],
-    lanes: &'a mut [T],
-    output: &'a mut [T],
-    /// Of the row: maximum, sum, output.
-    row_top: &'a mut [T],
-    row_sum: &'a mut [T],
-    row_output: &'a mut [T],
-}
-
-impl<'a, T: Real> State<'a, T> {
-    fn sizes(a: &Attention) -> [usize; 10] {
-        let rows = most_rows(a);
-        let (k, v) = (a.key_width, padded(a.value_width));
-        [rows * k, k * TILE, TILE * v, STRIP * TILE, rows, rows * WIDEST, rows * v, rows, rows, rows * v]
-    }
-
-    pub(super) fn bytes(a: &Attention) -> usize {
-        Self::sizes(a).map(bytes::<T>).iter().sum()
-    }
-
-    pub(super) fn cut(a: &Attention, scratch: &mut Scratch<'a>) -> State<'a, T> {
-        let [q, keys, values, scores, top, lanes, output, row_top, row_sum, row_output] =
-            Self::sizes(a).map(|n| scratch.take(n));
-        State { q, keys, values, scores, top, lanes, output, row_top, row_sum, row_output }
-    }
-}
-
-/// The state of one group of keys for one row: what threads hand over when they share a row's keys.
-pub(super) struct Partial<'a, T> {
-    pub top: &'a mut T,
-    pub sum: &'a mut T,
-    pub output: &'a mut [T],
 }
 
 impl<T: Real, K: Source<T>> Block<'_, T, K> {
@@ -125,12 +72,14 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
 
     /// Copies the queries together (row = token · group + head), and sets the rows' states to: no key seen.
     #[inline(always)]
-    pub(super) fn begin(&self, st: &mut State<T>) {
+    pub(super) fn begin<S: Simd<E = T>, O: Operand<S>>(&self, s: S, st: &mut State<T>) {
         let (group, width, heads) = (self.attention.group(), self.attention.key_width, self.attention.heads);
-        let to = st.q[self.at(0) * width..][..self.rows() * width].as_mut_ptr();
-        // SAFETY: the block's tokens exist, and each has `group` heads from `q` on.
-        unsafe { copy_rows(self.q, heads * width, self.tokens.len(), group * width, to, group * width) }
-        round_operands(self.attention, &mut st.q[self.at(0) * width..][..self.rows() * width]);
+        let steps = width.div_ceil(O::DEPTH);
+        let to = &mut cast_slice_mut::<T, O::Packed>(st.q)[self.at(0) * steps..];
+        for (row, to) in to.chunks_exact_mut(steps).enumerate().take(self.rows()) {
+            let from = (row / group * heads + row % group) * width;
+            left_row::<S, O>(s, &self.q[from..from + width], to);
+        }
         let (rows, width) = (self.at(0)..self.at(self.rows()), padded(self.attention.value_width));
         st.row_top[rows.clone()].fill(T::NEG_INFINITY);
         st.row_sum[rows.clone()].fill(T::ZERO);
@@ -148,10 +97,9 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
 
     /// Attends to the keys of one tile.
     #[inline(always)]
-    pub(super) fn attend<S: Simd<E = T>>(&self, s: S, tile: usize, st: &mut State<T>) {
-        let rows = self.rows();
+    pub(super) fn attend<S: Simd<E = T>, O: Operand<S>>(&self, s: S, tile: usize, st: &mut State<T>) {
+        let a = self.attention;
         let tokens = self.tokens.len();
-        let value_width = padded(self.attention.value_width);
         let whole = |token: &Token| token.lo <= tile && tile + TILE <= token.hi;
         let mut bits = [!0u64; TOKENS];
         if self.mask.is_some() || !self.tokens.iter().all(whole) {
@@ -159,72 +107,119 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
                 *bits = token.bits(tile, self.mask);
             }
         }
-        let any = bits[..tokens].iter().fold(0, |a, b| a | b);
+        let (any, all) = bits[..tokens].iter().fold((0, !0), |(any, all), b| (any | b, all & b));
         if any == 0 {
             return;
         }
+        if all == !0 && O::DEPTH == 1 && self.is_direct(tile) {
+            return self.attend_directly(s, tile, st);
+        }
         let present = tile + any.trailing_zeros() as usize..tile + TILE - any.leading_zeros() as usize;
-        if present.len() < TILE {
-            st.keys.fill(T::ZERO);
+        self.keys.keys::<S, O>(s, tile, present.clone(), a.key_width, cast_slice_mut(st.keys));
+        let padded = padded(a.value_width);
+        self.keys.values::<S, O>(s, tile, present, a.value_width, padded, cast_slice_mut(st.values));
+        for row in (0..self.rows()).step_by(STRIP) {
+            self.strip::<S, O>(s, tile, row..(row + STRIP).min(self.rows()), &bits, st);
         }
-        // SAFETY: visible keys exist; the scratch was cut for these widths.
+    }
+
+    /// Whether a tile that all rows see whole is attended to without copying it.
+    #[inline(always)]
+    pub(super) fn is_direct(&self, tile: usize) -> bool {
+        let a = self.attention;
+        self.keys.direct(tile, self.rows(), a.key_width, a.value_width)
+    }
+
+    /// Few rows against a tile that all of them see whole, without copying it.
+    #[inline(always)]
+    fn attend_directly<S: Simd<E = T>>(&self, s: S, tile: usize, st: &mut State<T>) {
+        let (rows, width, value_width) = (self.rows(), self.attention.key_width, self.attention.value_width);
+        let (q, output) = (self.at(0) * width, self.at(0) * value_width);
+        // SAFETY: `attend` asked whether this is possible; q, scores and outputs hold these rows, whose widths are whole
+        // vectors.
         unsafe {
-            self.keys.keys_transposed(tile, present.clone(), self.attention.key_width, st.keys.as_mut_ptr());
-            let values = st.values.as_mut_ptr();
-            self.keys.values(tile, present, self.attention.value_width, value_width, values);
-        }
-        round_operands(self.attention, st.keys);
-        round_operands(self.attention, st.values);
-        for row in (0..rows).step_by(STRIP) {
-            self.strip(s, tile, row..(row + STRIP).min(rows), &bits, st);
+            self.keys.direct_scores(tile, rows, width, st.q[q..].as_ptr(), st.scores.as_mut_ptr());
+            for row in 0..rows {
+                self.soften(s, tile, row, !0, row, st);
+            }
+            let output = st.output[output..].as_mut_ptr();
+            self.keys.direct_values(tile, rows, value_width, st.scores.as_ptr(), output);
         }
     }
 
     /// A few rows against the tile in scratch memory.
     #[inline(always)]
-    fn strip<S: Simd<E = T>>(&self, s: S, tile: usize, rows: Range<usize>, bits: &[u64; TOKENS], st: &mut State<T>) {
+    fn strip<S: Simd<E = T>, O: Operand<S>>(
+        &self,
+        s: S,
+        tile: usize,
+        rows: Range<usize>,
+        bits: &[u64; TOKENS],
+        st: &mut State<T>,
+    ) {
         let a = self.attention;
-        let (group, width, value_width) = (a.group(), a.key_width, padded(a.value_width));
+        let (group, value_width) = (a.group(), padded(a.value_width));
+        let steps = a.key_width.div_ceil(O::DEPTH);
         let bits_of = |row: usize| bits[row / group];
         let (all, any) = rows.clone().fold((!0, 0), |(all, any), row| (all & bits_of(row), any | bits_of(row)));
         if any == 0 {
             return;
         }
-        // SAFETY: q holds all rows of `width`, keys `width` rows of 64, scores a strip of 64.
+        // SAFETY: q holds all rows of `steps`, keys `steps` rows of 64, scores a strip of 64.
         unsafe {
-            let q = Left { at: st.q.as_ptr().add(self.at(rows.start) * width), row: width, step: 1 };
-            let k = Right { at: st.keys.as_ptr(), step: TILE };
+            let q =
+                Left { at: st.q.as_ptr().cast::<O::Packed>().add(self.at(rows.start) * steps), row: steps, step: 1 };
+            let k = Right { at: st.keys.as_ptr().cast(), step: TILE };
             let scores = Out { at: st.scores.as_mut_ptr(), row: TILE };
-            product(s, (rows.len(), TILE), width, q, k, scores, false);
+            product::<S, O>(s, (rows.len(), TILE), steps, q, k, scores, false);
         }
         for (i, row) in rows.clone().enumerate() {
             let bits = bits_of(row);
             if bits != 0 {
                 self.soften(s, tile, row, bits, i, st);
             }
+            if O::DEPTH > 1 {
+                let weights = &mut cast_slice_mut::<T, O::Packed>(st.weights)[i * TILE / O::DEPTH..];
+                left_row::<S, O>(s, &st.scores[i * TILE..][..TILE], &mut weights[..TILE / O::DEPTH]);
+            }
         }
+        let weights: *const O::Packed =
+            if O::DEPTH > 1 { st.weights.as_ptr().cast() } else { st.scores.as_ptr().cast() };
         // Keys that only some rows see are added to those rows alone, so that nothing of a key (it may be NaN) reaches
-        // a row that does not see it. `edges`: where the set of seeing rows changes.
+        // a row that does not see it. `edges`: the steps at which what some row sees changes.
+        let step_bits = below(O::DEPTH);
         let mut edges = match all {
             u64::MAX => 0,
-            _ => rows.clone().fold(0, |edges, row| edges | (bits_of(row) ^ (bits_of(row) << 1))) & !1,
+            _ => rows.clone().fold(0, |edges, row| edges | changes::<S, O>(bits_of(row))),
         };
         let mut from = 0;
         while from < TILE {
             let to = if edges == 0 { TILE } else { edges.trailing_zeros() as usize };
             edges &= edges.wrapping_sub(1);
-            let sees = |&row: &usize| bits_of(row) >> from & 1 == 1;
+            let seen = |row: usize| bits_of(row) >> from & step_bits;
             let mut next = rows.start;
-            while let Some(first) = (next..rows.end).find(sees) {
-                next = (first..rows.end).find(|row| !sees(row)).unwrap_or(rows.end);
-                // SAFETY: weights are in `scores`, the rows' outputs are whole vectors wide, and only keys of the tile
-                // that these rows see are read.
-                unsafe {
-                    let weights = st.scores.as_ptr().add((first - rows.start) * TILE + from);
-                    let p = Left { at: weights, row: TILE, step: 1 };
-                    let v = Right { at: st.values.as_ptr().add(from * value_width), step: value_width };
-                    let o = Out { at: st.output.as_mut_ptr().add(self.at(first) * value_width), row: value_width };
-                    product(s, (next - first, value_width), to - from, p, v, o, true);
+            while let Some(first) = (next..rows.end).find(|&row| seen(row) != 0) {
+                next = (first..rows.end).find(|&row| seen(row) != seen(first)).unwrap_or(rows.end);
+                let whole = seen(first) == step_bits;
+                // Steps of which only a part is seen come one by one.
+                let stride = if whole { (to - from) / O::DEPTH } else { 1 };
+                for step in (from / O::DEPTH..to / O::DEPTH).step_by(stride) {
+                    let mut values = cast_slice::<T, O::Packed>(st.values)[step * value_width..].as_ptr();
+                    if !whole {
+                        let half = &mut cast_slice_mut::<T, u32>(st.half)[..value_width];
+                        half_of_pairs(seen(first), &cast_slice::<T, u32>(st.values)[step * value_width..], half);
+                        values = half.as_ptr().cast();
+                    }
+                    // SAFETY: weights are a strip of rows, outputs of the rows are whole vectors wide, and only values of the
+                    // tile that these rows see are read.
+                    unsafe {
+                        let row = TILE / O::DEPTH;
+                        let p = Left { at: weights.add((first - rows.start) * row + step), row, step: 1 };
+                        let v = Right { at: values, step: value_width };
+                        let o = st.output.as_mut_ptr().add(self.at(first) * value_width);
+                        let o = Out { at: o, row: value_width };
+                        product::<S, O>(s, (next - first, value_width), stride, p, v, o, true);
+                    }
                 }
             }
             from = to;
@@ -280,7 +275,6 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
             let row = RowDropout::new(a.dropout, a.seed, self.sequence, head, token.query);
             drop_weights(row, T::of(1.0 / (1.0 - a.dropout)), tile, scores);
         }
-        round_operands(a, scores);
     }
 
     /// Folds the state of the group into the rows'.
@@ -335,74 +329,17 @@ impl<T: Real, K: Source<T>> Block<'_, T, K> {
     }
 }
 
-/// Products to scores: scale, softcap, ALiBi. Key j of the tile is at distance `offset − j`.
+/// The keys, first of a step, at which the bits of a step differ from those of the step before.
 #[inline(always)]
-pub(super) fn to_scores<S: Simd>(s: S, a: &Attention, slope: Option<S::E>, offset: i64, scores: &mut [S::E]) {
-    let scale = s.splat(S::E::of(a.scale));
-    for x in scores.chunks_exact_mut(S::LANES) {
-        s.store(s.load(x) * scale, x);
-    }
-    if let Some(cap) = a.softcap {
-        let cap = s.splat(S::E::of(cap));
-        for x in scores.chunks_exact_mut(S::LANES) {
-            s.store(s.tanh(s.load(x) / cap) * cap, x);
-        }
-    }
-    if let Some(slope) = slope {
-        for (j, x) in scores.iter_mut().enumerate() {
-            *x -= slope * S::E::of((offset - j as i64).unsigned_abs() as f64);
-        }
-    }
+fn changes<S: Simd, O: Operand<S>>(bits: u64) -> u64 {
+    let differ = bits ^ (bits << O::DEPTH);
+    let firsts = if O::DEPTH == 1 { !0 } else { 0x5555_5555_5555_5555 };
+    (differ | if O::DEPTH == 1 { 0 } else { differ >> 1 }) & firsts & !1
 }
 
-/// −∞ for keys whose bit is 0.
+/// Pairs of which one is replaced by 0: `seen` has one bit for each of both.
 #[inline(always)]
-fn hide<T: Real>(scores: &mut [T], bits: u64) {
-    for (j, x) in scores.iter_mut().enumerate() {
-        if bits >> j & 1 == 0 {
-            *x = T::NEG_INFINITY;
-        }
-    }
-}
-
-/// Weights that dropout keeps times `scale`, 0 for the others.
-#[inline(always)]
-pub(super) fn drop_weights<T: Real>(row: RowDropout, scale: T, tile: usize, weights: &mut [T]) {
-    for (j, p) in weights.iter_mut().enumerate() {
-        *p = if row.keeps(tile + j) { *p * scale } else { T::ZERO };
-    }
-}
-
-/// Folds a group (maximum, sum, output) into a row's state.
-#[inline(always)]
-pub(super) fn fold_row<S: Simd>(s: S, (top, sum, output): (S::E, S::E, &[S::E]), row: Partial<S::E>) {
-    let none = S::E::NEG_INFINITY;
-    if top == none && sum == S::E::ZERO {
-        return;
-    }
-    let new = if top > *row.top { top } else { *row.top };
-    // If all scores are −∞ or NaN so far, there is no maximum to subtract.
-    let base = if new == none { S::E::ZERO } else { new };
-    let (old_weight, weight) = (s.exp(s.splat(*row.top - base)), s.exp(s.splat(top - base)));
-    let one = &mut [S::E::ZERO];
-    s.store_part(s.fma(s.splat(sum), weight, s.splat(*row.sum) * old_weight), one);
-    *row.sum = one[0];
-    *row.top = new;
-    for (to, from) in row.output.chunks_exact_mut(S::LANES).zip(output.chunks_exact(S::LANES)) {
-        s.store(s.fma(s.load(from), weight, s.load(to) * old_weight), to);
-    }
-}
-
-/// `O = output / sum`, `L = top + ln sum`; 0 and −∞ for a row that sees nothing.
-#[inline(always)]
-pub(super) fn finish_row<S: Simd>(s: S, (top, sum, output): (S::E, S::E, &[S::E]), o: &mut [S::E], lse: &mut S::E) {
-    if sum == S::E::ZERO {
-        o.fill(S::E::ZERO);
-        *lse = S::E::NEG_INFINITY;
-        return;
-    }
-    *lse = top + sum.ln();
-    for (o, from) in o.chunks_mut(S::LANES).zip(output.chunks_exact(S::LANES)) {
-        s.store_any(s.load(from) / s.splat(sum), o);
-    }
+fn half_of_pairs(seen: u64, pairs: &[u32], half: &mut [u32]) {
+    let mask = if seen == 1 { 0x0000_ffff } else { 0xffff_0000 };
+    half.iter_mut().zip(pairs).for_each(|(half, pair)| *half = pair & mask);
 }

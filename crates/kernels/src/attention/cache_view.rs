@@ -4,8 +4,12 @@
 //! decodes exactly (Q8_0: 11 bits of scale times 8 of code), so attention over a cache has the bits
 //! of attention over its decoded values.
 
-use super::tile::{Source, copy_rows, transpose};
+use super::tile::{Source, straight, transposed};
 use super::visible::TILE;
+#[cfg(target_arch = "x86_64")]
+use super::{cache_avx512, direct};
+use crate::gemm::{Operand, Plain};
+use crate::simd::Simd;
 use half::{bf16, f16};
 use memwall_formats::Dtype;
 use std::ops::Range;
@@ -81,23 +85,79 @@ fn stretches(view: &CacheView, sequence: usize, keys: Range<usize>, mut f: impl 
     }
 }
 
+impl CacheHead<'_> {
+    /// Where the head's part of the rows from `position` on lies.
+    #[inline(always)]
+    fn at(&self, view: &CacheView, position: usize, width: usize) -> *const u8 {
+        let slot = self.sequence * view.seq_stride_bytes + position % view.capacity * view.row_stride_bytes;
+        let first = view.dtype.row_bytes(self.head * width).expect("heads begin at blocks");
+        view.bytes.as_ptr().wrapping_add(slot + first)
+    }
+}
+
 impl Source<f32> for CacheHead<'_> {
     #[inline(always)]
-    unsafe fn keys_transposed(&self, tile: usize, keys: Range<usize>, width: usize, out: *mut f32) {
-        stretches(&self.k, self.sequence, keys, |position, rows, n| {
+    fn keys<S: Simd<E = f32>, O: Operand<S>>(
+        &self,
+        s: S,
+        tile: usize,
+        keys: Range<usize>,
+        width: usize,
+        out: &mut [O::Packed],
+    ) {
+        let out: &mut [f32] = bytemuck::cast_slice_mut(out);
+        if keys.len() < TILE {
+            out.fill(0.0);
+        }
+        stretches(&self.k, self.sequence, tile..keys.end, |position, rows, n| {
             let from = Rows { dtype: self.k.dtype, rows, stride: self.k.row_stride_bytes, first: self.head * width };
-            // SAFETY: these slots exist, and `out` holds a tile of this width.
-            unsafe { from.transposed(n, width, out.add(position - tile)) };
+            // SAFETY: these slots exist: keys before `keys` are older, and what a ring has made of them is not used.
+            unsafe { from.transposed(s, n, width, &mut out[position - tile..]) };
         });
     }
 
     #[inline(always)]
-    unsafe fn values(&self, tile: usize, keys: Range<usize>, width: usize, padded: usize, out: *mut f32) {
+    fn values<S: Simd<E = f32>, O: Operand<S>>(
+        &self,
+        s: S,
+        tile: usize,
+        keys: Range<usize>,
+        width: usize,
+        padded: usize,
+        out: &mut [O::Packed],
+    ) {
+        let out: &mut [f32] = bytemuck::cast_slice_mut(out);
         stretches(&self.v, self.sequence, keys, |position, rows, n| {
             let from = Rows { dtype: self.v.dtype, rows, stride: self.v.row_stride_bytes, first: self.head * width };
-            // SAFETY: these slots exist, and `out` holds a tile of this padded width.
-            unsafe { from.copied(n, width, padded, out.add((position - tile) * padded)) };
+            // SAFETY: these slots exist.
+            unsafe { from.copied(s, n, width, padded, &mut out[(position - tile) * padded..]) };
         });
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn direct(&self, tile: usize, rows: usize, key_width: usize, value_width: usize) -> bool {
+        let together = |view: &CacheView| tile % view.capacity + TILE <= view.capacity;
+        let widths = key_width.is_multiple_of(2 * direct::ELEMENTS) && value_width.is_multiple_of(direct::ELEMENTS);
+        rows <= direct::ROWS && widths && together(&self.k) && together(&self.v) && crate::isa() == crate::Isa::Avx512
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn direct_scores(&self, tile: usize, rows: usize, width: usize, q: *const f32, scores: *mut f32) {
+        let stride = self.k.row_stride_bytes;
+        let keys = direct::avx512::Tile { dtype: self.k.dtype, rows: self.at(&self.k, tile, width), stride, width };
+        // SAFETY: the caller's.
+        unsafe { keys.scores(rows, q, scores) };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn direct_values(&self, tile: usize, rows: usize, width: usize, weights: *const f32, output: *mut f32) {
+        let stride = self.v.row_stride_bytes;
+        let values = direct::avx512::Tile { dtype: self.v.dtype, rows: self.at(&self.v, tile, width), stride, width };
+        // SAFETY: the caller's.
+        unsafe { values.values(rows, weights, output) };
     }
 }
 
@@ -139,26 +199,41 @@ impl Rows {
         }
     }
 
+    /// All rows as f32, which lie at multiples of 4 bytes.
+    ///
+    /// # Safety
+    /// `n` rows of `width` exist.
+    unsafe fn floats<'a>(&self, n: usize, width: usize) -> &'a [f32] {
+        // SAFETY: the caller's; `assert_holds` saw to the alignment.
+        unsafe {
+            let start = self.rows.cast::<f32>().add(self.first);
+            std::slice::from_raw_parts(start, (n - 1) * self.stride / 4 + width)
+        }
+    }
+
     /// Element d of row j to `out[d·64 + j]`.
     ///
     /// # Safety
-    /// `n` rows exist; `out` holds `width` rows of a tile.
+    /// `n` rows exist.
     #[inline(always)]
-    unsafe fn transposed(&self, n: usize, width: usize, out: *mut f32) {
+    unsafe fn transposed<S: Simd<E = f32>>(&self, s: S, n: usize, width: usize, out: &mut [f32]) {
         // SAFETY: the caller's; the vector paths run only where the instruction set is there.
         unsafe {
-            if self.dtype == Dtype::F32 {
-                return transpose(self.rows.cast::<f32>().add(self.first), self.stride / 4, n, width, out);
+            // This way fills up with zeros to 64 columns, so rows must be the tile's first.
+            if self.dtype == Dtype::F32 && out.len() >= width * TILE {
+                return transposed::<S, Plain>(s, self.floats(n, width), self.stride / 4, n, width, out);
             }
+            assert!(n <= TILE && out.len() > (width - 1) * TILE + n - 1);
+            let out = out.as_mut_ptr();
             #[cfg(target_arch = "x86_64")]
             if crate::isa() == crate::Isa::Avx512 {
                 let start = self.rows.add(2 * self.first);
                 match self.dtype {
-                    Dtype::F16 => return avx512::transpose_halves::<true>(start, self.stride, n, width, out),
-                    Dtype::BF16 => return avx512::transpose_halves::<false>(start, self.stride, n, width, out),
-                    _ if self.first.is_multiple_of(32) && width.is_multiple_of(32) => {
+                    Dtype::F16 => return cache_avx512::transpose_halves::<true>(start, self.stride, n, width, out),
+                    Dtype::BF16 => return cache_avx512::transpose_halves::<false>(start, self.stride, n, width, out),
+                    Dtype::Q8_0 if self.first.is_multiple_of(32) && width.is_multiple_of(32) => {
                         let start = self.rows.add(self.first / 32 * 34);
-                        return avx512::transpose_q8_0(start, self.stride, n, width, out);
+                        return cache_avx512::transpose_q8_0(start, self.stride, n, width, out);
                     }
                     _ => {}
                 }
@@ -179,215 +254,38 @@ impl Rows {
     /// Row j to `out[j·padded ..]`, zeros behind `width`.
     ///
     /// # Safety
-    /// `n` rows exist; `out` holds as many of `padded`.
+    /// `n` rows exist.
     #[inline(always)]
-    unsafe fn copied(&self, n: usize, width: usize, padded: usize, out: *mut f32) {
+    unsafe fn copied<S: Simd<E = f32>>(&self, s: S, n: usize, width: usize, padded: usize, out: &mut [f32]) {
         // SAFETY: as above.
         unsafe {
             if self.dtype == Dtype::F32 {
-                return copy_rows(self.rows.cast::<f32>().add(self.first), self.stride / 4, n, width, out, padded);
+                return straight::<S, Plain>(s, self.floats(n, width), self.stride / 4, n, width, padded, out);
             }
+            let out = &mut out[..n * padded];
             #[cfg(target_arch = "x86_64")]
             if crate::isa() == crate::Isa::Avx512 {
-                let start = self.rows.add(2 * self.first);
+                let (start, out) = (self.rows.add(2 * self.first), out.as_mut_ptr());
                 match self.dtype {
-                    Dtype::F16 => return avx512::copy_halves::<true>(start, self.stride, n, width, padded, out),
-                    Dtype::BF16 => return avx512::copy_halves::<false>(start, self.stride, n, width, padded, out),
+                    Dtype::F16 => return cache_avx512::copy_halves::<true>(start, self.stride, n, width, padded, out),
+                    Dtype::BF16 => {
+                        return cache_avx512::copy_halves::<false>(start, self.stride, n, width, padded, out);
+                    }
                     _ if self.first.is_multiple_of(32) && width.is_multiple_of(32) => {
                         let start = self.rows.add(self.first / 32 * 34);
-                        return avx512::copy_q8_0(start, self.stride, n, width, padded, out);
+                        return cache_avx512::copy_q8_0(start, self.stride, n, width, padded, out);
                     }
                     _ => {}
                 }
             }
             let mut piece = [0.0; PIECE];
-            for j in 0..n {
-                let row = std::slice::from_raw_parts_mut(out.add(j * padded), padded);
+            for (j, row) in out.chunks_exact_mut(padded).enumerate() {
                 for d in (0..width).step_by(PIECE) {
                     let left = (width - d).min(PIECE);
                     self.decode(j, d, left, &mut piece);
                     row[d..d + left].copy_from_slice(&piece[..left]);
                 }
                 row[width..].fill(0.0);
-            }
-        }
-    }
-}
-
-/// Decoding whole tiles.
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use super::super::tile::avx512::transpose_16;
-    use super::TILE;
-    use std::arch::x86_64::*;
-
-    #[inline(always)]
-    fn first(n: usize) -> u64 {
-        if n >= 64 { !0 } else { (1 << n) - 1 }
-    }
-
-    /// f16 (or bf16) rows transposed to f32: pairs of elements first, as if they were 32 bits wide.
-    ///
-    /// # Safety
-    /// `n` rows of `width` exist; `out` holds `width` rows of 64.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn transpose_halves<const F16: bool>(
-        from: *const u8,
-        stride: usize,
-        n: usize,
-        width: usize,
-        out: *mut f32,
-    ) {
-        let mut order = [0u16; 32];
-        for (i, order) in order.iter_mut().enumerate() {
-            *order = if i < 16 { 2 * i as u16 } else { 2 * (i as u16 - 16) + 1 };
-        }
-        // SAFETY: masks end at the last row and element; `out` is as large as the caller says.
-        unsafe {
-            let order = _mm512_loadu_si512(order.as_ptr().cast());
-            for j in (0..n).step_by(16) {
-                let part = (n - j).min(16);
-                let columns = first(part) as __mmask16;
-                for d in (0..width).step_by(32) {
-                    let left = (width - d).min(32);
-                    let mut pairs = [_mm512_setzero_si512(); 16];
-                    for (i, pairs) in pairs.iter_mut().enumerate().take(part) {
-                        let row = from.add((j + i) * stride + 2 * d);
-                        *pairs = _mm512_maskz_loadu_epi16(first(left) as __mmask32, row.cast());
-                    }
-                    for (i, &pair) in transpose_16(pairs).iter().enumerate().take(left.div_ceil(2)) {
-                        let (low, high) = if F16 {
-                            let halves = _mm512_permutexvar_epi16(order, pair);
-                            (
-                                _mm512_cvtph_ps(_mm512_castsi512_si256(halves)),
-                                _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves)),
-                            )
-                        } else {
-                            let high = _mm512_and_si512(pair, _mm512_set1_epi32(0xffff_0000u32 as i32));
-                            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair)), _mm512_castsi512_ps(high))
-                        };
-                        let to = out.add((d + 2 * i) * TILE + j);
-                        _mm512_mask_storeu_ps(to, columns, low);
-                        if 2 * i + 1 < left {
-                            _mm512_mask_storeu_ps(to.add(TILE), columns, high);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// f16 (or bf16) rows to f32.
-    ///
-    /// # Safety
-    /// `n` rows of `width` exist; `out` holds as many of `padded`, a multiple of 16.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn copy_halves<const F16: bool>(
-        from: *const u8,
-        stride: usize,
-        n: usize,
-        width: usize,
-        padded: usize,
-        out: *mut f32,
-    ) {
-        for j in 0..n {
-            let row = from.wrapping_add(j * stride);
-            for d in (0..padded).step_by(16) {
-                let mask = first(width.saturating_sub(d).min(16)) as __mmask16;
-                // SAFETY: the mask ends at the row's end; `padded` is a multiple of 16.
-                unsafe {
-                    let halves = _mm256_maskz_loadu_epi16(mask, row.add(2 * d).cast());
-                    let x = if F16 {
-                        _mm512_cvtph_ps(halves)
-                    } else {
-                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
-                    };
-                    _mm512_storeu_ps(out.add(j * padded + d), x);
-                }
-            }
-        }
-    }
-
-    /// Q8_0 rows transposed to f32: four codes at a time, as if they were 32 bits wide.
-    ///
-    /// Code c becomes the float 32768 + 128 + c by placing its bits, and `fma` takes the offset off
-    /// again; both products are exact, and so is the result.
-    ///
-    /// # Safety
-    /// `n` rows of `width` (a multiple of 32) exist; `out` holds `width` rows of 64.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn transpose_q8_0(from: *const u8, stride: usize, n: usize, width: usize, out: *mut f32) {
-        // SAFETY: rows from n on are not read, and their columns not written.
-        unsafe {
-            let (byte, bias) = (_mm512_set1_epi32(0xff00), _mm512_set1_epi32(0x4700_8000));
-            for j in (0..n).step_by(16) {
-                let part = (n - j).min(16);
-                let columns = first(part) as __mmask16;
-                for d in (0..width).step_by(64) {
-                    let blocks = (width - d).min(64) / 32;
-                    let mut codes = [_mm512_setzero_si512(); 16];
-                    let mut scales = [[0u16; 16]; 2];
-                    for (i, codes) in codes.iter_mut().enumerate().take(part) {
-                        let block = from.add((j + i) * stride + d / 32 * 34);
-                        scales[0][i] = block.cast::<u16>().read_unaligned();
-                        *codes = _mm512_castsi256_si512(_mm256_loadu_si256(block.add(2).cast()));
-                        if blocks == 2 {
-                            scales[1][i] = block.add(34).cast::<u16>().read_unaligned();
-                            *codes = _mm512_inserti64x4::<1>(*codes, _mm256_loadu_si256(block.add(36).cast()));
-                        }
-                    }
-                    let codes = transpose_16(codes);
-                    for b in 0..blocks {
-                        let scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales[b].as_ptr().cast()));
-                        let offset = _mm512_mul_ps(scale, _mm512_set1_ps(-32896.0));
-                        for (i, &four) in codes[8 * b..8 * b + 8].iter().enumerate() {
-                            let places = [
-                                _mm512_slli_epi32::<8>(four),
-                                four,
-                                _mm512_srli_epi32::<8>(four),
-                                _mm512_srli_epi32::<16>(four),
-                            ];
-                            for (c, place) in places.into_iter().enumerate() {
-                                // bias ^ (place & byte)
-                                let x = _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<0x78>(bias, place, byte));
-                                let to = out.add((d + 32 * b + 4 * i + c) * TILE + j);
-                                _mm512_mask_storeu_ps(to, columns, _mm512_fmadd_ps(x, scale, offset));
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Q8_0 rows to f32.
-    ///
-    /// # Safety
-    /// `n` rows of `width` (a multiple of 32) exist; `out` holds as many of `padded`.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn copy_q8_0(
-        from: *const u8,
-        stride: usize,
-        n: usize,
-        width: usize,
-        padded: usize,
-        out: *mut f32,
-    ) {
-        for j in 0..n {
-            let row = from.wrapping_add(j * stride);
-            for d in (0..width).step_by(32) {
-                // SAFETY: whole blocks exist; `padded` is not below `width`.
-                unsafe {
-                    let block = row.add(d / 32 * 34);
-                    let scale =
-                        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(block.cast::<u16>().read_unaligned()))));
-                    let scale = _mm512_set1_ps(scale);
-                    for half in 0..2 {
-                        let codes = _mm_loadu_si128(block.add(2 + 16 * half).cast());
-                        let x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
-                        _mm512_storeu_ps(out.add(j * padded + d + 16 * half), _mm512_mul_ps(x, scale));
-                    }
-                }
             }
         }
     }

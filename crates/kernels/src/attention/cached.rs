@@ -1,11 +1,14 @@
 //! Attention over a cache: decoding and prefill, rows of any mixture of sequences and positions.
 
 use super::Attention;
-use super::block::{Block, Partial, State, TOKENS, finish_row, fold_row, most_rows, padded, tokens_per_block};
+use super::block::{Block, TOKENS, tokens_per_block};
 use super::cache_view::{CacheHead, CacheView};
+use super::row::{Partial, finish_row, fold_row};
 use super::scratch::{PerWorker, SLACK, Scratch, bytes, span};
+use super::state::{State, most_rows, padded};
 use super::visible::{GROUP, TILE, Token};
 use crate::disjoint::Disjoint;
+use crate::gemm::Plain;
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};
 use std::ops::Range;
@@ -23,7 +26,7 @@ pub struct CacheRow {
 /// With no more rows than this, threads share the keys of a row, group by group.
 const FEW_ROWS: usize = 8;
 /// Tasks that each thread should get, where there is a choice.
-const TASKS_PER_THREAD: usize = 3;
+const TASKS_PER_THREAD: usize = 2;
 
 /// The groups that a row sees.
 fn groups(a: &Attention, row: &CacheRow) -> Range<usize> {
@@ -88,10 +91,10 @@ pub fn attention_cached(
     // Heads that a state has room for, and that leave a few tasks for each thread.
     let longest = starts.windows(2).map(|s| (s[1] - s[0]) as usize).max().unwrap_or(1);
     let room = (most_rows(a) / (longest * a.group())).max(1);
-    let units = blocks * a.kv_heads * if shared { slots } else { 1 };
-    let heads_each = if pool.threads() == 1 { a.kv_heads } else { units / (TASKS_PER_THREAD * pool.threads()) };
-    let heads_each = heads_each.min(room).clamp(1, a.kv_heads);
-    let heads_each = a.kv_heads.div_ceil(a.kv_heads.div_ceil(heads_each));
+    // Rows of the cache hold all heads: a task takes as many of them as leave enough tasks.
+    let units = blocks * if shared { slots } else { 1 };
+    let parts = if pool.threads() == 1 { 1 } else { (TASKS_PER_THREAD * pool.threads()).div_ceil(units.max(1)) };
+    let heads_each = a.kv_heads.div_ceil(parts.min(a.kv_heads)).min(room);
     let partials = scratch.take::<f32>(if shared { partial_elements(a, n, slots) } else { 0 });
     let states = scratch.per_worker(pool.threads(), State::<f32>::bytes(a));
     let call = &Call {
@@ -113,7 +116,8 @@ pub fn attention_cached(
         let groups = (0..blocks).map(|block| call.block_groups(block).len()).max().unwrap_or(0);
         let tasks = blocks * groups * a.kv_heads.div_ceil(heads_each);
         pool.run(tasks, |task, worker| f32::dispatch(GroupTask { call, groups, task, worker }));
-        pool.run(n * a.kv_heads, |task, _| f32::dispatch(FoldTask { call, task }));
+        // A few microseconds, for which no other thread is worth waking.
+        (0..n * a.kv_heads).for_each(|task| f32::dispatch(FoldTask { call, task }));
     } else {
         pool.run(blocks * a.kv_heads.div_ceil(heads_each), |task, worker| {
             f32::dispatch(BlockTask { call, task, worker })
@@ -165,7 +169,7 @@ impl<'a> Call<'a> {
         Block {
             attention: a,
             head,
-            q: self.q[(first * a.heads + head) * a.key_width..].as_ptr(),
+            q: &self.q[(first * a.heads + head) * a.key_width..],
             tokens: &tokens[..rows.len()],
             keys: CacheHead { k: self.k, v: self.v, sequence: rows[0].sequence, head: kv_head },
             slopes: self.slopes,
@@ -197,8 +201,7 @@ impl<'a> Call<'a> {
 
     /// Reads a little of every line of these keys and values, for the heads of the part.
     ///
-    /// Heads take their columns out of the rows of a tile in large steps, which the processor does not foresee: a walk
-    /// along the rows first makes decoding over a large f16 cache three times as fast, and prefetch instructions do not.
+    /// Heads take their columns out of the rows of a tile in large steps, which the processor does not foresee.
     #[inline(always)]
     fn touch(&self, part: &Part, keys: Range<usize>) {
         if self.rows_of(part.block).len() <= FEW_ROWS {
@@ -216,10 +219,13 @@ impl<'a> Call<'a> {
         }
         let tiles = self.block(part, part.heads.start, tokens).tiles(group);
         let end = self.rows_of(part.block).iter().map(|row| row.position + 1).max().unwrap_or(0);
-        for tile in tiles {
-            self.touch(part, tile..(tile + TILE).min(end));
+        for (i, tile) in tiles.enumerate() {
+            // Attending without a copy asks for the next tile while it is at this one.
+            if i == 0 || !self.block(part, part.heads.start, tokens).is_direct(tile) {
+                self.touch(part, tile..(tile + TILE).min(end));
+            }
             for head in part.heads.clone() {
-                self.block(part, head, tokens).attend(s, tile, st);
+                self.block(part, head, tokens).attend::<S, Plain>(s, tile, st);
             }
         }
     }
@@ -284,7 +290,7 @@ impl Kernel<f32> for BlockTask<'_> {
         let mut scratch = unsafe { c.states.of(self.worker) };
         let st = &mut State::cut(c.a, &mut scratch);
         for head in part.heads.clone() {
-            c.block(&part, head, &tokens).begin(st);
+            c.block(&part, head, &tokens).begin::<S, Plain>(s, st);
         }
         for group in c.block_groups(part.block) {
             c.attend(s, &part, &tokens, group, st);
@@ -329,7 +335,7 @@ impl Kernel<f32> for GroupTask<'_> {
         let mut scratch = unsafe { c.states.of(self.worker) };
         let st = &mut State::cut(c.a, &mut scratch);
         for head in part.heads.clone() {
-            c.block(&part, head, &tokens).begin(st);
+            c.block(&part, head, &tokens).begin::<S, Plain>(s, st);
         }
         c.attend(s, &part, &tokens, group, st);
         let per_token = c.a.group();

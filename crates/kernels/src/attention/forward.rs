@@ -1,11 +1,13 @@
 //! Attention over packed tokens: the forward pass of training and of prefill without a cache.
 
-use super::block::{Block, State, TOKENS, tokens_per_block};
+use super::block::{Block, TOKENS, tokens_per_block};
 use super::scratch::{PerWorker, SLACK, Scratch, bytes, span};
+use super::state::State;
 use super::tile::Rows;
 use super::visible::Token;
 use super::{Attention, BlockMask};
 use crate::disjoint::Disjoint;
+use crate::gemm::{Compute, Operand, Pairs, Plain};
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};
 
@@ -99,6 +101,16 @@ impl<T: Real> Kernel<T> for Task<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<E = T>>(self, s: S) {
+        match self.call.a.compute {
+            Compute::F32 => self.block::<S, Plain>(s),
+            Compute::Bf16 => self.block::<S, Pairs>(s),
+        }
+    }
+}
+
+impl<T: Real> Task<'_, T> {
+    #[inline(always)]
+    fn block<S: Simd<E = T>, O: Operand<S>>(self, s: S) {
         let c = self.call;
         let a = c.a;
         let (blocks, nq) = (c.starts[c.starts.len() - 1] as usize, c.cu.0[c.cu.0.len() - 1] as usize);
@@ -117,15 +129,15 @@ impl<T: Real> Kernel<T> for Task<'_, T> {
         let head = kv_head * a.group();
         let (k_row, v_row) = (a.kv_heads * a.key_width, a.kv_heads * a.value_width);
         let keys = Rows {
-            k: c.k[k_start * k_row..].as_ptr().wrapping_add(kv_head * a.key_width),
+            k: rest(c.k, k_start * k_row + kv_head * a.key_width),
             k_row,
-            v: c.v[k_start * v_row..].as_ptr().wrapping_add(kv_head * a.value_width),
+            v: rest(c.v, k_start * v_row + kv_head * a.value_width),
             v_row,
         };
         let block = Block {
             attention: a,
             head,
-            q: c.q[((q_start + first) * a.heads + head) * a.key_width..].as_ptr(),
+            q: &c.q[((q_start + first) * a.heads + head) * a.key_width..],
             tokens: &tokens[..count],
             keys,
             slopes: c.slopes,
@@ -136,11 +148,11 @@ impl<T: Real> Kernel<T> for Task<'_, T> {
         // SAFETY: the pool runs one task at a time on each worker.
         let mut scratch = unsafe { c.states.of(self.worker) };
         let st = &mut State::cut(a, &mut scratch);
-        block.begin(st);
+        block.begin::<S, O>(s, st);
         for group in block.groups() {
             block.begin_group(s, st);
             for tile in block.tiles(group) {
-                block.attend(s, tile, st);
+                block.attend::<S, O>(s, tile, st);
             }
             block.fold(s, st);
         }
@@ -153,4 +165,9 @@ impl<T: Real> Kernel<T> for Task<'_, T> {
             }
         });
     }
+}
+
+/// What is behind `at`; nothing if there are no keys.
+fn rest<T>(x: &[T], at: usize) -> &[T] {
+    x.get(at..).unwrap_or(&[])
 }

@@ -20,9 +20,12 @@
 mod backward;
 mod block;
 mod block_mask;
+#[cfg(target_arch = "x86_64")]
+mod cache_avx512;
 mod cache_view;
 mod cached;
 mod check;
+mod direct;
 mod dropout;
 mod forward;
 pub mod io;
@@ -30,8 +33,9 @@ pub mod materialized;
 mod merge;
 pub mod naive;
 mod product;
-mod rounding;
+mod row;
 mod scratch;
+mod state;
 mod tile;
 mod visible;
 

@@ -1,8 +1,9 @@
 //! The one matrix product of attention: `C[r][·] (+)= Σ A[r][i] · B[i][·]`, lanes over columns.
 //!
-//! Each element of C is one chain of fused multiply-adds over i, ascending, whatever the number of
-//! rows and columns: the row law.
+//! Each element of C is one chain over i, ascending, whatever the number of rows and columns: the
+//! row law. A step of it is a fused multiply-add, or with operands in bf16 the sum of two products.
 
+use crate::gemm::Operand;
 use crate::simd::Simd;
 
 /// The left factor: element (r, i) is at `at + r·row + i·step`.
@@ -29,11 +30,11 @@ pub(super) struct Out<T> {
 
 /// `R` rows times `C` vectors of columns, in registers.
 #[inline(always)]
-unsafe fn registers<S: Simd, const R: usize, const C: usize>(
+unsafe fn registers<S: Simd, O: Operand<S>, const R: usize, const C: usize>(
     s: S,
-    length: usize,
-    a: Left<S::E>,
-    b: Right<S::E>,
+    steps: usize,
+    a: Left<O::Packed>,
+    b: Right<O::Packed>,
     c: Out<S::E>,
     accumulate: bool,
 ) {
@@ -47,16 +48,16 @@ unsafe fn registers<S: Simd, const R: usize, const C: usize>(
                 }
             }
         }
-        for i in 0..length {
+        for i in 0..steps {
             let row = b.at.add(i * b.step);
-            let mut right = [s.zero(); C];
+            let mut right = [O::zero(s); C];
             for (j, right) in right.iter_mut().enumerate() {
-                *right = s.load_ptr(row.add(j * S::LANES));
+                *right = O::load(s, row.add(j * S::LANES));
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let left = s.splat(*a.at.add(r * a.row + i * a.step));
+                let left = O::splat(s, *a.at.add(r * a.row + i * a.step));
                 for (sum, &right) in sums.iter_mut().zip(&right) {
-                    *sum = s.fma(left, right, *sum);
+                    *sum = O::multiply_add(s, left, right, *sum);
                 }
             }
         }
@@ -69,12 +70,12 @@ unsafe fn registers<S: Simd, const R: usize, const C: usize>(
 }
 
 #[inline(always)]
-unsafe fn columns<S: Simd, const C: usize>(
+unsafe fn columns<S: Simd, O: Operand<S>, const C: usize>(
     s: S,
     rows: usize,
-    length: usize,
-    a: Left<S::E>,
-    b: Right<S::E>,
+    steps: usize,
+    a: Left<O::Packed>,
+    b: Right<O::Packed>,
     c: Out<S::E>,
     accumulate: bool,
 ) {
@@ -85,20 +86,24 @@ unsafe fn columns<S: Simd, const C: usize>(
             let a = Left { at: a.at.add(r * a.row), ..a };
             let c = Out { at: c.at.add(r * c.row), ..c };
             r += match rows - r {
+                12.. if C == 2 && S::TILE_ROWS >= 12 => {
+                    registers::<S, O, 12, C>(s, steps, a, b, c, accumulate);
+                    12
+                }
                 6.. => {
-                    registers::<S, 6, C>(s, length, a, b, c, accumulate);
+                    registers::<S, O, 6, C>(s, steps, a, b, c, accumulate);
                     6
                 }
                 4.. => {
-                    registers::<S, 4, C>(s, length, a, b, c, accumulate);
+                    registers::<S, O, 4, C>(s, steps, a, b, c, accumulate);
                     4
                 }
                 2.. => {
-                    registers::<S, 2, C>(s, length, a, b, c, accumulate);
+                    registers::<S, O, 2, C>(s, steps, a, b, c, accumulate);
                     2
                 }
                 _ => {
-                    registers::<S, 1, C>(s, length, a, b, c, accumulate);
+                    registers::<S, O, 1, C>(s, steps, a, b, c, accumulate);
                     1
                 }
             };
@@ -109,14 +114,14 @@ unsafe fn columns<S: Simd, const C: usize>(
 /// `rows` × `cols` of C, which starts from 0 or, with `accumulate`, from what it holds.
 ///
 /// # Safety
-/// `cols` is a multiple of the lanes; all elements named by `rows`, `cols` and `length` are in bounds.
+/// `cols` is a multiple of the lanes; all operands named by `rows`, `cols` and `steps` are in bounds.
 #[inline(always)]
-pub(super) unsafe fn product<S: Simd>(
+pub(super) unsafe fn product<S: Simd, O: Operand<S>>(
     s: S,
     (rows, cols): (usize, usize),
-    length: usize,
-    a: Left<S::E>,
-    b: Right<S::E>,
+    steps: usize,
+    a: Left<O::Packed>,
+    b: Right<O::Packed>,
     c: Out<S::E>,
     accumulate: bool,
 ) {
@@ -127,16 +132,17 @@ pub(super) unsafe fn product<S: Simd>(
             let b = Right { at: b.at.add(col), ..b };
             let c = Out { at: c.at.add(col), ..c };
             col += match (cols - col) / S::LANES {
-                4.. if S::LANES >= 16 => {
-                    columns::<S, 4>(s, rows, length, a, b, c, accumulate);
+                // With many rows, columns by two: less of the right factor is read again for every few rows.
+                4.. if S::TILE_ROWS >= 12 && rows < 12 => {
+                    columns::<S, O, 4>(s, rows, steps, a, b, c, accumulate);
                     4
                 }
                 2.. => {
-                    columns::<S, 2>(s, rows, length, a, b, c, accumulate);
+                    columns::<S, O, 2>(s, rows, steps, a, b, c, accumulate);
                     2
                 }
                 _ => {
-                    columns::<S, 1>(s, rows, length, a, b, c, accumulate);
+                    columns::<S, O, 1>(s, rows, steps, a, b, c, accumulate);
                     1
                 }
             } * S::LANES;

@@ -16,11 +16,13 @@ mod pack;
 mod tile;
 
 pub use block::{PackedBlock, gemm_block, gemm_block_scratch, pack_columns, pack_rows, packed_bytes};
+pub(crate) use pack::{Operand, Pairs, Plain, from_columns, from_rows};
 pub use tile::Start;
 
 use crate::disjoint::Disjoint;
 use crate::{Pool, Real};
-use pack::{Pack, Source};
+use pack::Pack;
+pub(crate) use pack::Source;
 use std::ops::Range;
 use tile::{TileShape, Tiles};
 

@@ -6,7 +6,7 @@ use crate::simd::{Kernel, Simd, prefetch};
 use std::ops::Range;
 
 /// How operands lie in a panel, and the step of the product that reads them.
-pub(super) trait Operand<S: Simd>: Copy + Send + Sync + 'static {
+pub(crate) trait Operand<S: Simd>: Copy + Send + Sync + 'static {
     /// One broadcast operand: an element, or a pair of bf16 in 32 bits.
     type Packed: bytemuck::Pod + Send + Sync;
     /// A vector of them.
@@ -29,7 +29,7 @@ pub(super) trait Operand<S: Simd>: Copy + Send + Sync + 'static {
 
 /// Elements as they are.
 #[derive(Clone, Copy)]
-pub(super) struct Plain;
+pub(crate) struct Plain;
 
 impl<S: Simd> Operand<S> for Plain {
     type Packed = S::E;
@@ -72,7 +72,7 @@ impl<S: Simd> Operand<S> for Plain {
 
 /// Elements rounded to bf16, two neighbours in k together.
 #[derive(Clone, Copy)]
-pub(super) struct Pairs;
+pub(crate) struct Pairs;
 
 impl<S: Simd> Operand<S> for Pairs {
     type Packed = u32;
@@ -117,7 +117,7 @@ impl<S: Simd> Operand<S> for Pairs {
 
 /// A matrix [k, w] in memory: element (k, w) at `k * ld + w`, or at `w * ld + k` if `k_neighbours`.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a, T> {
+pub(crate) struct Source<'a, T> {
     pub data: &'a [T],
     pub ld: usize,
     pub k_neighbours: bool,
@@ -168,10 +168,12 @@ impl<T: Real> Pack<'_, T, u8> {
 /// Rows fetched ahead: the pieces are too short for the processor to see a pattern.
 const AHEAD: usize = 24;
 
+/// Strips from a matrix whose rows are steps of k.
+///
 /// Row by row, all strips at once: what a row brings into the cache is used before the next row,
 /// which may lie in another page. Vectors are stored whole where what they spill over is written later.
 #[inline(always)]
-fn from_rows<S: Simd, O: Operand<S>>(
+pub(crate) fn from_rows<S: Simd, O: Operand<S>>(
     s: S,
     source: Source<S::E>,
     columns: Range<usize>,
@@ -207,9 +209,10 @@ fn from_rows<S: Simd, O: Operand<S>>(
     }
 }
 
-/// One strip, in blocks of a vector's length of columns and of steps, transposed in registers.
+/// One strip from a matrix whose neighbours are steps of k, in blocks of a vector's length of columns and of steps,
+/// transposed in registers.
 #[inline(always)]
-fn from_columns<S: Simd, O: Operand<S>>(
+pub(crate) fn from_columns<S: Simd, O: Operand<S>>(
     s: S,
     source: Source<S::E>,
     columns: Range<usize>,

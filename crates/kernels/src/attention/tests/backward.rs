@@ -38,10 +38,10 @@ fn the_dense_backward_pass_equals_finite_differences() {
     }
 }
 
-type Gradients<T> = [Vec<T>; 3];
+pub(super) type Gradients<T> = [Vec<T>; 3];
 
 impl Case {
-    fn backward<T: Real>(&self, threads: usize) -> Gradients<T> {
+    pub fn backward<T: Real>(&self, threads: usize) -> Gradients<T> {
         let (o, lse) = self.forward::<T>(threads);
         let a = &self.a;
         let mut scratch = vec![0xff; attention_backward_scratch::<T>(a, self.nq(), threads)];
@@ -78,14 +78,13 @@ fn dense<T: Real>(case: &Case) -> Gradients<T> {
     [dq, dk, dv]
 }
 
-/// Upstream's rule for gradients: at most three times the error of the dense form in the same precision,
-/// and what rounding leaves of products of up to 100 where they cancel exactly in the dense form.
+/// Upstream's rule: at most twice the error of the dense form in the same precision.
 fn assert_exact_backward(name: &str, case: &Case) {
     let (exact, dense, ours) = (dense::<f64>(case), dense::<f32>(case), case.backward::<f32>(1));
     for (which, name_of) in ["dq", "dk", "dv"].iter().enumerate() {
-        let bound = 3.0 * difference(&dense[which], &exact[which]) + 4e-6;
+        let bound = 2.0 * difference(&dense[which], &exact[which]) + 1e-6;
         let error = difference(&ours[which], &exact[which]);
-        assert!(error <= bound, "{name}: {name_of} is off by {error}, dense by {}", (bound - 4e-6) / 3.0);
+        assert!(error <= bound, "{name}: {name_of} is off by {error}, dense by {}", (bound - 1e-6) / 2.0);
     }
     let double = case.backward::<f64>(2);
     for (x, y) in double.iter().zip(&exact) {
@@ -166,27 +165,4 @@ fn large_logits_have_finite_gradients() {
     case.q.iter_mut().for_each(|x| *x *= 50.0);
     case.k.iter_mut().for_each(|x| *x *= 50.0);
     assert!(case.backward::<f32>(1).iter().flatten().all(|x| x.is_finite()));
-}
-
-#[test]
-fn bf16_operands_stay_within_their_rounding_and_are_not_f32() {
-    for (name, a) in kinds() {
-        let mut case = Case::new(a, &[(130, 200), (65, 65)]);
-        let ((o, lse), exact) = (case.forward::<f32>(1), case.backward::<f32>(1));
-        case.a.compute = Compute::Bf16;
-        let ((o2, lse2), rounded) = (case.forward::<f32>(2), case.backward::<f32>(2));
-        assert!(bits(&o) != bits(&o2) && bits(&lse) != bits(&lse2), "{name}: operands are rounded");
-        // Scores are up to 10, products up to 100, of numbers with 8 bits.
-        assert!(difference(&lse, &lse2) < 0.05, "{name}: L moves by {}", difference(&lse, &lse2));
-        for (what, x, y) in [
-            ("o", &o, &o2),
-            ("dq", &exact[0], &rounded[0]),
-            ("dk", &exact[1], &rounded[1]),
-            ("dv", &exact[2], &rounded[2]),
-        ] {
-            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-            let error = norm(&mut x.iter().zip(y).map(|(x, y)| x - y)) / norm(&mut x.iter().copied());
-            assert!(error > 0.0 && error < 0.02, "{name}: {what} moves by {error} of itself");
-        }
-    }
 }

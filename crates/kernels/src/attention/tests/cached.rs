@@ -202,6 +202,27 @@ fn every_cache_format_has_the_bits_of_its_decoded_values() {
 }
 
 #[test]
+fn few_rows_have_the_bits_of_packed_attention_for_every_group() {
+    for group in 1..=9 {
+        for (i, dtype) in CacheView::DTYPES.into_iter().enumerate() {
+            let (k, v) = [(64, 64), (128, 32), (64, 96)][(group + i) % 3];
+            let a = Attention { causal: true, key_width: k, value_width: v, ..attention(2 * group, 2, k) };
+            // Whole tiles and part of one, more than a group of tiles, and a ring that wraps inside a tile.
+            for (length, left, capacity) in [(645, None, 700), (645, Some(200), 233)] {
+                let a = Attention { window: (left, None), ..a };
+                let cached = Cached::new(a, &[length], [dtype; 2], capacity);
+                let packed = cached.packed();
+                for position in [length - 1, length - 6] {
+                    let o = cached.attend(&[CacheRow { sequence: 0, position }], 1 + group % 2);
+                    let expected = std::slice::from_ref(&packed[0][position]);
+                    assert!(all_bits(&o) == all_bits(expected), "{dtype}, group {group}, {k}, {v}: {position}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_ring_has_the_bits_of_a_cache_that_holds_everything() {
     for (left, capacity) in [(69, 100), (99, 100), (300, 333), (5, 6), (1000, 1024)] {
         for dtype in [Dtype::F32, Dtype::F16] {

@@ -1,4 +1,5 @@
 mod backward;
+mod bf16;
 mod cached;
 mod refusals;
 
@@ -274,7 +275,12 @@ fn large_logits_stay_finite() {
 
 #[test]
 fn nan_reaches_the_rows_that_see_it_and_no_others() {
-    let a = Attention { causal: true, ..attention(2, 1, 32) };
+    for compute in [Compute::F32, Compute::Bf16] {
+        nan_reaches_the_rows(Attention { causal: true, compute, ..attention(2, 1, 32) });
+    }
+}
+
+fn nan_reaches_the_rows(a: Attention) {
     let (clean, clean_lse) = Case::new(a, &[(150, 150)]).forward::<f32>(1);
     let (row, key) = (a.heads * a.value_width, 71);
     for (what, infinite) in [("key", false), ("value", false), ("value", true), ("query", false)] {
@@ -299,6 +305,20 @@ fn nan_reaches_the_rows_that_see_it_and_no_others() {
                 assert_eq!(lse[i].to_bits(), clean_lse[i].to_bits(), "{what}: L of row {i}");
             }
         }
+    }
+}
+
+#[test]
+fn the_order_of_blocks_of_keys_does_not_matter() {
+    for n in [128, 1024] {
+        let case = Case::new(attention(2, 1, 32), &[(65, n)]);
+        let mut turned = case.clone();
+        for (x, turned) in [(&case.k, &mut turned.k), (&case.v, &mut turned.v)] {
+            *turned = x.chunks(64 * 32).rev().flatten().copied().collect();
+        }
+        let ((o, lse), (o2, lse2)) = (case.forward::<f32>(1), turned.forward::<f32>(1));
+        assert!(difference(&o, &o2) < 1e-6, "O of {n} keys differs by {}", difference(&o, &o2));
+        assert!(difference(&lse, &lse2) < 1e-6, "L of {n} keys differs by {}", difference(&lse, &lse2));
     }
 }
 
