@@ -11,7 +11,6 @@ use memwall_fit::assign;
 use memwall_formats::error::ErrorStatistics;
 use memwall_formats::gguf::{TensorPlan, Writer};
 use memwall_formats::{ContainerFormat, Dtype, Mix, format};
-use memwall_infer::Model;
 use memwall_nn::GgufForm;
 use memwall_store::format_size;
 use serde_json::{Value, json};

@@ -120,7 +120,7 @@ pub fn run(
     let before = ProcessMemory::read()?.rss;
     let grads = differentiate(&mut g, loss, &trained)?;
     g.output("loss", loss);
-    let mut update = Update::new(&mut g, &trained, &grads);
+    let update = Update::new(&mut g, &trained, &grads);
     update.moments(&mut memory)?;
     let segments: Vec<Segment> = (0..if again { LAYERS as u32 } else { 0 }).map(Segment).collect();
     let g = fuse(&recompute_pointwise(&recompute(&prune(&g), &segments)));
