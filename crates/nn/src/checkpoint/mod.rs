@@ -68,7 +68,7 @@ pub enum CheckpointError {
         /// The file.
         file: String,
         /// Which operator, and why.
-        error: GraphError,
+        error: Box<GraphError>,
     },
     /// A weight has another shape than the configuration asks for.
     #[error("{file}: tensor {name} has shape {found:?}; the configuration asks for {shape:?}")]

@@ -33,7 +33,8 @@ pub(super) fn check(
     unsupported: &[UnsupportedTensor],
 ) -> Result<(), CheckpointError> {
     let file = file.to_string();
-    let wanted = wanted(&checkpoint.config).map_err(|error| CheckpointError::Graph { file: file.clone(), error })?;
+    let wanted = wanted(&checkpoint.config)
+        .map_err(|error| CheckpointError::Graph { file: file.clone(), error: Box::new(error) })?;
     for (weight, shape) in wanted {
         let name = checkpoint.name_in_file(&weight);
         let Some(tensor) = checkpoint.tensors.get(&weight) else {
