@@ -52,7 +52,7 @@ pub enum LanguageError {
     #[error("{error}; {checkpoint}")]
     Train {
         /// Why.
-        error: TrainError,
+        error: Box<TrainError>,
         /// Where training can be resumed from.
         checkpoint: String,
     },
@@ -317,7 +317,7 @@ impl Run<'_> {
             true => format!("the last good checkpoint is {}", self.checkpoint.display()),
             false => "there is no checkpoint yet".to_string(),
         };
-        LanguageError::Train { error, checkpoint }
+        LanguageError::Train { error: Box::new(error), checkpoint }
     }
 
     /// Exports the model and measures it.
