@@ -45,8 +45,8 @@ fn forms_of_gated_linear_attention_are_reported_with_the_one_that_is_chosen() {
 #[test]
 fn options_of_another_measurement_are_refused() {
     refused(&["bench"], &["--limits", "--step", "--gla"]);
-    refused(&["bench", "--gla", "--recompute"], &["--step"]);
-    refused(&["bench", "--step", "--tokens", "9"], &["--gla"]);
+    refused(&["bench", "--gla", "--recompute"], &["--gla", "--recompute"]);
+    refused(&["bench", "--step", "--tokens", "9"], &["--step", "--tokens"]);
     refused(&["bench", "--limits", "--dtype", "bf16"], &["--limits"]);
     refused(&["bench", "--step", "--dtype", "f16"], &["f32 or bf16"]);
 }

@@ -68,6 +68,9 @@ const SLICE: usize = 256;
 const BLOCK_ROWS: usize = 96;
 /// Up to here rows count as few: A is shared, and tasks are blocks of columns.
 const FEW_ROWS: usize = 96;
+/// Most columns of C in a task of many rows, and of few.
+const WIDE: usize = 1024;
+const WIDE_FEW: usize = 128;
 /// Tasks are made smaller until there are this many, or they are too small to be worth it.
 const TASKS: usize = 16;
 /// Below this many multiply-adds a product is not worth waking other threads.
@@ -113,7 +116,7 @@ impl Gemm {
             (SHARED_BYTES / (steps * bytes) / tile_columns * tile_columns).max(GROUP_COLUMNS).min(all_columns)
         };
         let mut rows = if few { self.m } else { BLOCK_ROWS };
-        let mut columns = group.min(if few { 128 } else { 1024 });
+        let mut columns = group.min(if few { WIDE_FEW } else { WIDE });
         let tasks = |rows: usize, columns: usize| self.m.div_ceil(rows) * group.div_ceil(columns);
         let halve = |x: usize, unit: usize| (x / 2).next_multiple_of(unit).max(unit);
         for (fewest_rows, fewest_columns) in [(BLOCK_ROWS, 256), (48, 256), (48, 128), (24, 128), (24, 1)] {
@@ -177,14 +180,31 @@ fn tile_shape(elem_bytes: usize) -> (usize, usize) {
     if elem_bytes == 4 { f32::dispatch(TileShape) } else { f64::dispatch(TileShape) }
 }
 
-/// Bytes of scratch that [`gemm`] needs for elements of `elem_bytes` (4 or 8) on `threads` threads.
+/// Bytes of scratch that [`gemm`] needs for elements of `elem_bytes` (4 or 8) on `threads` threads, for `g` and for every
+/// product that differs from it by fewer rows `m` or a shorter sum `k`: run-time dimensions are planned by their maximum.
 pub fn gemm_scratch(g: &Gemm, elem_bytes: usize, threads: usize) -> usize {
     if g.m == 0 || g.n == 0 || g.k == 0 {
         return 0;
     }
-    let (rows, columns) = tile_shape(elem_bytes);
-    let cut = g.cut(rows, columns, elem_bytes);
-    ALIGN + cut.shared_a(g) + cut.shared_b(g) + threads * (cut.own(g) + cut.chain(elem_bytes))
+    let (tile_rows, tile_columns) = tile_shape(elem_bytes);
+    let cut = g.cut(tile_rows, tile_columns, elem_bytes);
+    // How a smaller product is cut is no function of how this one is: the bounds are those of `cut`, each at its largest.
+    let few = cut.packed(g.k, g.m.min(FEW_ROWS).next_multiple_of(tile_rows));
+    let shared_a = few.max(cut.packed(g.k, g.m.next_multiple_of(tile_rows)).min(SHARED_A_BYTES));
+    let columns = g.n.next_multiple_of(tile_columns);
+    let group = cut.packed(g.k, GROUP_COLUMNS.next_multiple_of(tile_columns)).max(SHARED_BYTES);
+    let shared_b = if g.m > FEW_ROWS { cut.packed(g.k, columns).min(group) } else { 0 };
+    let rows = g.m.min(BLOCK_ROWS.max(FEW_ROWS)).next_multiple_of(tile_rows);
+    let own = cut.packed(g.k.min(cut.slice), columns.min(WIDE_FEW.next_multiple_of(tile_columns)).max(rows));
+    let chain = if cut.aside { rows * columns.min(WIDE.next_multiple_of(tile_columns)) * elem_bytes } else { 0 };
+    ALIGN + shared_a + shared_b + threads * (own + chain.next_multiple_of(ALIGN))
+}
+
+impl Cut {
+    /// Bytes of scratch of the product `g`, which is cut like this, beside those of alignment.
+    fn scratch(&self, g: &Gemm, elem_bytes: usize, threads: usize) -> usize {
+        self.shared_a(g) + self.shared_b(g) + threads * (self.own(g) + self.chain(elem_bytes))
+    }
 }
 
 /// The matrix product `g` of contiguous matrices.
@@ -225,10 +245,10 @@ pub fn gemm_strided<T: Real>(
         }
         return;
     }
-    let needed = gemm_scratch(&g, size_of::<T>(), pool.threads());
-    assert!(scratch.len() >= needed, "scratch of {} bytes, the product needs {needed}", scratch.len());
     let (tile_rows, tile_columns) = tile_shape(size_of::<T>());
     let cut = g.cut(tile_rows, tile_columns, size_of::<T>());
+    let needed = ALIGN + cut.scratch(&g, size_of::<T>(), pool.threads());
+    assert!(scratch.len() >= needed, "scratch of {} bytes, the product needs {needed}", scratch.len());
     let scratch = aligned(scratch);
     let (shared_a, rest) = scratch.split_at_mut(cut.shared_a(&g));
     let (shared_b, own) = rest.split_at_mut(cut.shared_b(&g));

@@ -27,13 +27,13 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 15, conflicts_with_all = ["limits", "kernels", "model"], value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
     /// Compute the inside of every block again in the backward pass rather than keep it
-    #[arg(long, requires = "step")]
+    #[arg(long, conflicts_with_all = ["limits", "kernels", "model", "gla"])]
     recompute: bool,
     /// Tokens of the sequence of --gla
-    #[arg(long, value_name = "T", default_value_t = 4096, requires = "gla", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    #[arg(long, value_name = "T", default_value_t = 4096, conflicts_with_all = ["limits", "kernels", "model", "step"], value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     tokens: u32,
     /// Form that --gla measures
-    #[arg(long, default_value = "all", requires = "gla")]
+    #[arg(long, default_value = "all", conflicts_with_all = ["limits", "kernels", "model", "step"])]
     form: gla::Forms,
     /// One JSON object a line
     #[arg(long)]
