@@ -54,7 +54,7 @@ impl<'a, T: Real> State<'a, T> {
     fn sizes(a: &Attention) -> [usize; 17] {
         let rows = tokens_per_block(a.group()) * a.group();
         let (k, v) = (padded(a.key_width), padded(a.value_width));
-        let pairs = if a.compute == Compute::Bf16 { rows.next_multiple_of(2) / 2 } else { 0 };
+        let pairs = if a.compute == Compute::Bf16 { rows.div_ceil(2) } else { 0 };
         [
             TILE * k,
             TILE * k,

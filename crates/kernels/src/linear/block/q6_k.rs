@@ -30,8 +30,7 @@ impl BlockFormat for Q6K {
                 let h = L::gather32(rows, at + 128 + 32 * half);
                 let nibbles =
                     [low_nibbles::<L, 8>(a), low_nibbles::<L, 8>(b), high_nibbles::<L, 8>(a), high_nibbles::<L, 8>(b)];
-                for i in 0..4 {
-                    let mut codes = nibbles[i];
+                for (i, mut codes) in nibbles.into_iter().enumerate() {
                     for g in 0..8 {
                         let high = match i {
                             0 => L::shl::<4>(h[g]),
