@@ -21,7 +21,7 @@ pub enum GateLayout {
 pub struct GatedRows {
     /// Packed row of each row of `q_proj` [H · D].
     pub query: Vec<usize>,
-    /// Packed row of each row of `gate_proj` [H] or [H · D].
+    /// Packed row of each row of `gate_proj` `[H]` or `[H · D]`.
     pub gate: Vec<usize>,
 }
 
