@@ -108,12 +108,9 @@ proptest! {
             prop_assert!(rank(&large).0 >= rank(&small).0, "{:?} {:?}", small, large);
             prop_assert!(rank(&large).1 >= rank(&small).1, "{:?} {:?}", small, large);
             prop_assert!(context.is_some_and(|c| c == small.options.context) || small.options.context >= needed || context.is_some());
-            if small.quality() == large.quality() {
-                // At one context: over a longer one a token reads more keys, and that is what was asked for.
-                let context = small.options.context;
-                let speed = |plan: &MemoryPlan| {
-                    Speed::predict(model.header(), &EngineOptions { context, ..plan.options }, &machine)
-                };
+            // Where the user's own weight format decides the tier, wider keys and values come without a better one.
+            if small.quality() == large.quality() && small.options.kv == large.options.kv {
+                let speed = |plan: &MemoryPlan| Speed::predict(model.header(), &plan.options, &machine);
                 let (a, b) = (speed(&small)?, speed(&large)?);
                 prop_assert!(b.decode >= a.decode && b.prefill >= 0.999 * a.prefill, "{:?} {:?}", a, b);
             }
