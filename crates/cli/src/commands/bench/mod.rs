@@ -29,9 +29,12 @@ pub struct Args {
     /// Compute the inside of every block again in the backward pass rather than keep it
     #[arg(long, conflicts_with_all = ["limits", "kernels", "model", "gla"])]
     recompute: bool,
-    /// Tokens of the sequence of --gla
-    #[arg(long, value_name = "T", default_value_t = 4096, conflicts_with_all = ["limits", "kernels", "model", "step"], value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
-    tokens: u32,
+    /// Sequences of --step
+    #[arg(long, value_name = "B", default_value_t = 8, conflicts_with_all = ["limits", "kernels", "model", "gla"], value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
+    /// Tokens of a sequence; without it, 256 for --step and 4096 for --gla
+    #[arg(long, value_name = "T", conflicts_with_all = ["limits", "kernels", "model"], value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    tokens: Option<u32>,
     /// Form that --gla measures
     #[arg(long, default_value = "all", conflicts_with_all = ["limits", "kernels", "model", "step"])]
     form: gla::Forms,
@@ -75,9 +78,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let repeats = args.repeats as usize;
     let mut out = std::io::stdout().lock();
     match &args.what {
-        What { step: true, .. } => step::run(compute, threads, repeats, args.recompute, args.json, &mut out)?,
+        What { step: true, .. } => {
+            let batch = step::Batch { sequences: usize::from(args.batch), time: args.tokens.unwrap_or(256) as usize };
+            step::run(batch, compute, threads, repeats, args.recompute, args.json, &mut out)?;
+        }
         What { gla: true, .. } => {
-            gla::run(args.form, compute, threads, repeats, args.tokens as usize, args.json, &mut out)?;
+            let tokens = args.tokens.unwrap_or(4096) as usize;
+            gla::run(args.form, compute, threads, repeats, tokens, args.json, &mut out)?;
         }
         What { model: Some(path), .. } => model::run(path, threads, args.json, &mut out)?,
         What { kernels: true, .. } => kernels::run(threads, args.json, &mut out)?,

@@ -26,13 +26,10 @@ use serde_json::json;
 
 use super::Milliseconds;
 
-const BATCH: usize = 8;
-const TIME: usize = 256;
 const WIDTH: usize = 256;
 const HEADS: usize = 4;
 const LAYERS: usize = 4;
 const VOCABULARY: usize = 4096;
-const TOKENS: usize = BATCH * TIME;
 /// Steps before the first that is timed.
 const WARM_UP: usize = 3;
 const SEED: u64 = 1;
@@ -40,6 +37,21 @@ const RATE: f64 = 1e-3;
 /// What PyTorch's AdamW does unless told otherwise.
 const OPTIMIZER: Optimizer =
     Optimizer { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decay_all: true, clip: None };
+
+/// The batch: `sequences` of `time` tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub time: usize,
+}
+
+impl Batch {
+    fn tokens(self) -> usize {
+        self.sequences * self.time
+    }
+}
 
 fn layer_norm(g: &mut Graph, name: &str, x: Value) -> Result<Value, GraphError> {
     let w = g.weight(&format!("{name}.weight"), [WIDTH], Dtype::F32)?;
@@ -54,16 +66,17 @@ fn linear(g: &mut Graph, name: &str, x: Value, outputs: usize) -> Result<Value, 
 }
 
 fn block(g: &mut Graph, name: &str, x: Value, cu_seqlens: Value) -> Result<Value, GraphError> {
+    let tokens = g.shape(x).dims()[0];
     let h = layer_norm(g, &format!("{name}.attention_norm"), x)?;
     let mut heads = Vec::new();
     for part in ["q_proj", "k_proj", "v_proj"] {
         let y = linear(g, &format!("{name}.{part}"), h, WIDTH)?;
-        heads.push(ops::reshape(g, y, [TOKENS, HEADS, WIDTH / HEADS])?);
+        heads.push(ops::reshape(g, y, [tokens, HEADS.into(), (WIDTH / HEADS).into()])?);
     }
     heads.push(cu_seqlens);
     let kernel = AttentionConfig::new(HEADS, HEADS, WIDTH / HEADS).kernel(g.compute());
     let o = g.push(Attention::new(kernel), &heads)?[0];
-    let o = ops::reshape(g, o, [TOKENS, WIDTH])?;
+    let o = ops::reshape(g, o, [tokens, WIDTH.into()])?;
     let y = linear(g, &format!("{name}.o_proj"), o, WIDTH)?;
     let x = ops::add(g, x, y)?;
     let h = layer_norm(g, &format!("{name}.mlp_norm"), x)?;
@@ -74,16 +87,17 @@ fn block(g: &mut Graph, name: &str, x: Value, cu_seqlens: Value) -> Result<Value
 }
 
 /// The decoder up to its mean loss; inputs `ids`, `targets` and `cu_seqlens`.
-fn decoder(g: &mut Graph) -> Result<Value, GraphError> {
-    let ids = g.input("ids", [TOKENS], Dtype::I32)?;
-    let targets = g.input("targets", [TOKENS], Dtype::I32)?;
-    let cu_seqlens = g.input("cu_seqlens", [BATCH + 1], Dtype::I32)?;
+fn decoder(g: &mut Graph, batch: Batch) -> Result<Value, GraphError> {
+    let tokens = batch.tokens();
+    let ids = g.input("ids", [tokens], Dtype::I32)?;
+    let targets = g.input("targets", [tokens], Dtype::I32)?;
+    let cu_seqlens = g.input("cu_seqlens", [batch.sequences + 1], Dtype::I32)?;
     let table = g.weight("embedding.weight", [VOCABULARY, WIDTH], Dtype::F32)?;
     let x = g.push1(Embedding { elem: Dtype::F32 }, &[ids, table])?;
-    let positions = g.weight("positions.weight", [TIME, WIDTH], Dtype::F32)?;
-    let x = ops::reshape(g, x, [BATCH, TIME, WIDTH])?;
+    let positions = g.weight("positions.weight", [batch.time, WIDTH], Dtype::F32)?;
+    let x = ops::reshape(g, x, [batch.sequences, batch.time, WIDTH])?;
     let x = ops::add(g, x, positions)?;
-    let mut x = ops::reshape(g, x, [TOKENS, WIDTH])?;
+    let mut x = ops::reshape(g, x, [tokens, WIDTH])?;
     for i in 0..LAYERS {
         let name = format!("blocks.{i}");
         x = g.segment(|g| g.scope(&name, |g| block(g, &name, x, cu_seqlens)))?;
@@ -101,6 +115,7 @@ fn token(i: usize) -> i32 {
 
 /// Measures the step.
 pub fn run(
+    batch: Batch,
     compute: Compute,
     threads: usize,
     repeats: usize,
@@ -110,7 +125,7 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let mut g = Graph::new(Dtype::F32);
     g.set_compute(compute);
-    let loss = decoder(&mut g)?;
+    let loss = decoder(&mut g, batch)?;
     let trained = weights(&g);
     let mut memory = Memory::new();
     initialize(&g, &mut memory, LAYERS, SEED)?;
@@ -130,10 +145,10 @@ pub fn run(
     let mut losses = Vec::new();
     let ms = Milliseconds::of(WARM_UP, repeats, || {
         // Each sequence has one token more than it reads: the last target.
-        let read = |i: usize| i / TIME * (TIME + 1) + i % TIME;
+        let read = |i: usize| i / batch.time * (batch.time + 1) + i % batch.time;
         graph.input::<i32>(ids).iter_mut().enumerate().for_each(|(i, to)| *to = token(read(i)));
         graph.input::<i32>(targets).iter_mut().enumerate().for_each(|(i, to)| *to = token(read(i) + 1));
-        graph.input::<i32>(cu_seqlens).iter_mut().enumerate().for_each(|(i, to)| *to = (i * TIME) as i32);
+        graph.input::<i32>(cu_seqlens).iter_mut().enumerate().for_each(|(i, to)| *to = (i * batch.time) as i32);
         graph.run(&mut memory)?;
         losses.push(graph.output::<f32>("loss")[0]);
         update.apply(&pool, &graph, false, &mut memory, &OPTIMIZER, RATE, 1.0, losses.len() as u64);
@@ -149,11 +164,13 @@ pub fn run(
             "dtype": super::name(compute),
             "threads": threads,
             "recompute": again,
+            "batch": batch.sequences,
+            "tokens": batch.time,
             "parameters": parameters,
             "step_ms": ms.median(),
             "step_min_ms": ms.min(),
             "step_max_ms": ms.max(),
-            "tokens_per_second": TOKENS as f64 / ms.median() * 1e3,
+            "tokens_per_second": batch.tokens() as f64 / ms.median() * 1e3,
             "arena_bytes": arena,
             "rss_growth_bytes": growth,
             "first_loss": first,
@@ -163,15 +180,17 @@ pub fn run(
     } else {
         writeln!(
             out,
-            "training step, {parameters} parameters, {BATCH} x {TIME} tokens, {}, {threads} threads{}\n\
+            "training step, {parameters} parameters, {} x {} tokens, {}, {threads} threads{}\n\
              {:.1} ms (median; {:.1} to {:.1}), {:.0} tokens/s, loss {first:.3} to {last:.3}\n\
              memory grew by {:.1} MiB, {:.1} of them activations and gradients as planned",
+            batch.sequences,
+            batch.time,
             super::name(compute),
             if again { ", blocks recomputed" } else { "" },
             ms.median(),
             ms.min(),
             ms.max(),
-            TOKENS as f64 / ms.median() * 1e3,
+            batch.tokens() as f64 / ms.median() * 1e3,
             growth as f64 / f64::from(1 << 20),
             arena as f64 / f64::from(1 << 20),
         )?;
