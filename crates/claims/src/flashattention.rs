@@ -22,6 +22,7 @@ use memwall_kernels::{Pool, Real};
 use memwall_nn::{AttentionConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig};
 use memwall_tasks::Philox;
 
+use crate::largest::largest;
 use crate::{
     About, Bar, Check, Claim, Error, Falsifier, Kind, Measured, Outcome, Run,
     evidence::{Curve, Line, Point},
@@ -188,9 +189,7 @@ fn exactness(pool: &Pool, seed: u64, variants: usize, longest: usize) -> Exactne
 
 /// max |ours − exact| / (2 max |dense − exact| + 1e-6), the larger over the tensors; NaN counts as infinite.
 fn share(exact: &[Vec<f64>], dense: &[Vec<f64>], ours: &[Vec<f64>]) -> f64 {
-    let error = |x: &[f64], exact: &[f64]| {
-        x.iter().zip(exact).map(|(x, e)| (x - e).abs()).fold(0.0, |top: f64, e| if e <= top { top } else { e })
-    };
+    let error = |x: &[f64], exact: &[f64]| largest(x.iter().zip(exact).map(|(x, e)| (x - e).abs()));
     let shares = exact.iter().zip(dense).zip(ours).map(|((e, d), o)| error(o, e) / (2.0 * error(d, e) + 1e-6));
     shares.map(|s| if s.is_nan() { f64::INFINITY } else { s }).fold(0.0, f64::max)
 }

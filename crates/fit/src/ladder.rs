@@ -3,7 +3,7 @@
 //! As a budget shrinks, first the rows of a step shrink, then the context, down to a floor; then keys and values are
 //! quantized, then the weights, one format for each quality tier: the smallest of it. Only at the lowest rung do context and
 //! step shrink below their floors, to what is needed. A larger budget climbs the same ladder, so it never lowers the tier or
-//! the context, and at the same tier never the speed; an ample one keeps the file's formats and the model's context.
+//! the context, and while the formats stay never the speed; an ample one keeps the file's formats and the model's context.
 //!
 //! A rung is taken only if it holds the floor of the context and a step of [`SMALL_STEP`] rows: a better tier that prefills
 //! row by row is no better. What the user has set is fixed on every rung.

@@ -1,15 +1,14 @@
 //! A trained model as a GGUF file, its tokenizer inside.
 //!
-//! The architecture is `memwall`: the configuration is the JSON of a [`ModelConfig`] under
-//! `memwall.config`, and tensors have memwall's own names. A model that is a plain Llama is written
-//! as `llama`, so that other engines read it.
+//! Keys, names and the order of rows are those of [`GgufForm`], as `memwall quantize` writes them: an architecture that
+//! other engines read where the model is of one, else memwall's own.
 
 use std::path::Path;
 
 use memwall_formats::gguf::{Metadata, TensorPlan, Writer};
 use memwall_formats::{Dtype, FileError, FormatError, format};
 use memwall_graph::Memory;
-use memwall_nn::{Activation, ChannelConfig, MixerConfig, ModelConfig, RopeScaling};
+use memwall_nn::{GgufForm, ModelConfig};
 use memwall_tokenizer::TokenizerError;
 
 /// Why a model cannot be exported.
@@ -52,151 +51,81 @@ pub fn gguf(
     put_tokenizer: impl FnOnce(&mut Metadata) -> Result<(), TokenizerError>,
     matrices: Dtype,
 ) -> Result<(), ExportError> {
-    let plain = plain_llama(config);
+    let form = GgufForm::of(config);
     let mut m = Metadata::new(path);
     m.insert("general.name", name);
-    if let Some(llama) = &plain {
-        llama.put(&mut m, config);
-    } else {
-        m.insert("general.architecture", "memwall");
-        let json = serde_json::to_string(config).unwrap_or_default();
-        m.insert("memwall.config", json.as_str());
-    }
+    form.put_keys(&mut m);
     put_tokenizer(&mut m)?;
     let dtype_of = |shape: &[usize]| match shape {
         [.., _, width] if width.is_multiple_of(matrices.block_len()) => matrices,
         _ => Dtype::F32,
     };
-    let plans = weights
+    let mut plans: Vec<TensorPlan> = weights
         .iter()
-        .map(|(n, shape)| {
-            let name = if plain.is_some() { llama_name(n) } else { n.clone() };
-            TensorPlan { name, dtype: dtype_of(shape), shape: shape.clone() }
-        })
+        .map(|(name, shape)| TensorPlan { name: form.name(name), dtype: dtype_of(shape), shape: shape.clone() })
         .collect();
+    let factors = form.frequency_factors();
+    plans.extend(factors.iter().map(|(name, factors)| TensorPlan {
+        name: name.to_string(),
+        dtype: Dtype::F32,
+        shape: vec![factors.len()],
+    }));
     let mut writer = Writer::create(path, &m, plans)?;
     for (name, shape) in weights {
         let values = memory.get::<f32>(name).ok_or_else(|| ExportError::Missing { name: name.clone() })?;
         let dtype = dtype_of(shape);
         let width = shape.last().copied().unwrap_or(1);
         let bytes = values.len() / dtype.block_len() * dtype.block_bytes();
+        let regrouped =
+            form.regroups(name).then(|| in_order(&form, name, if shape.len() > 1 { width } else { 1 }, values));
+        let values = regrouped.as_deref().unwrap_or(values);
         let mut encoded = vec![0; bytes];
         format(dtype)
             .encode(width, values, &mut encoded)
             .map_err(|error| ExportError::Format { tensor: name.clone(), error })?;
         writer.write(&encoded)?;
     }
+    if let Some((_, factors)) = &factors {
+        // Floats are little endian on every machine that memwall builds for.
+        writer.write(bytemuck::cast_slice(factors))?;
+    }
     Ok(writer.finish()?)
 }
 
-/// The sizes of a model whose layers are all the same plain Llama layer.
-struct Llama {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    hidden: usize,
-    theta: f64,
-}
-
-fn plain_llama(config: &ModelConfig) -> Option<Llama> {
-    let first = config.layers.first()?;
-    let (MixerConfig::Attention(a), ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false }) =
-        (&first.mixer, &first.channel)
-    else {
-        return None;
-    };
-    let rope = a.rope.as_ref()?;
-    let plain = config.layers.iter().all(|l| l == first)
-        && a.gate.is_none()
-        && a.window.is_none()
-        && a.softcap.is_none()
-        && a.scale.is_none()
-        && !(a.qk_norm || a.qkv_bias || a.o_bias || config.learned_positions)
-        && config.logit_softcap.is_none()
-        && rope.interleaved
-        && rope.rotary_dim.is_none()
-        && !rope.frequency_factors
-        && rope.scaling == RopeScaling::None;
-    plain.then_some(Llama {
-        heads: a.heads,
-        kv_heads: a.kv_heads,
-        head_dim: a.head_dim,
-        hidden: *hidden,
-        theta: rope.theta,
-    })
-}
-
-impl Llama {
-    fn put(&self, m: &mut Metadata, config: &ModelConfig) {
-        m.insert("general.architecture", "llama");
-        m.insert("llama.vocab_size", config.vocab_size as u32);
-        m.insert("llama.context_length", config.max_context as u32);
-        m.insert("llama.embedding_length", config.d_model as u32);
-        m.insert("llama.feed_forward_length", self.hidden as u32);
-        m.insert("llama.block_count", config.layers.len() as u32);
-        m.insert("llama.attention.head_count", self.heads as u32);
-        m.insert("llama.attention.head_count_kv", self.kv_heads as u32);
-        m.insert("llama.attention.key_length", self.head_dim as u32);
-        m.insert("llama.attention.value_length", self.head_dim as u32);
-        m.insert("llama.rope.dimension_count", self.head_dim as u32);
-        m.insert("llama.rope.freq_base", self.theta as f32);
-        m.insert("llama.attention.layer_norm_rms_epsilon", config.norm_eps as f32);
-    }
-}
-
-fn llama_name(name: &str) -> String {
-    let parts = [
-        ("model.embed_tokens.", "token_embd."),
-        ("model.norm.", "output_norm."),
-        ("lm_head.", "output."),
-        ("model.layers.", "blk."),
-        ("input_layernorm.", "attn_norm."),
-        ("post_attention_layernorm.", "ffn_norm."),
-        ("self_attn.q_proj.", "attn_q."),
-        ("self_attn.k_proj.", "attn_k."),
-        ("self_attn.v_proj.", "attn_v."),
-        ("self_attn.o_proj.", "attn_output."),
-        ("mlp.gate_proj.", "ffn_gate."),
-        ("mlp.up_proj.", "ffn_up."),
-        ("mlp.down_proj.", "ffn_down."),
-    ];
-    parts.iter().fold(name.to_string(), |n, (ours, gguf)| n.replace(ours, gguf))
+/// The elements of a weight in the order of the file: rows of width `width` change places where the form asks for it.
+fn in_order(form: &GgufForm, name: &str, width: usize, values: &[f32]) -> Vec<f32> {
+    let rows = 0..values.len() / width.max(1);
+    rows.flat_map(|row| &values[form.source_row(name, row) * width..][..width]).copied().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memwall_formats::Container;
 
     #[test]
-    fn only_an_exact_llama_is_called_one() {
-        let plain = "vocab_size = 64\nd_model = 32\nmax_context = 16\n\
-            [[layers]]\nmixer = { kind = \"attention\", heads = 2, kv_heads = 1, head_dim = 16, rope = { interleaved = true } }\n\
-            channel = { kind = \"glu\", hidden = 64 }\n";
-        let is_llama = |text: &str| plain_llama(&toml::from_str(text).expect("a model")).is_some();
-        assert!(is_llama(plain));
-        assert!(is_llama(&format!("tie_embeddings = true\nnorm_eps = 1e-6\n{plain}")));
-        for (from, to) in [
-            ("interleaved = true", "interleaved = false"),
-            ("interleaved = true", "interleaved = true, rotary_dim = 8"),
-            ("interleaved = true", "interleaved = true, frequency_factors = true"),
-            ("interleaved = true", "interleaved = true, scaling = { kind = \"linear\", factor = 2.0 }"),
-            (", rope = { interleaved = true }", ""),
-            ("head_dim = 16", "head_dim = 16, window = 8"),
-            ("head_dim = 16", "head_dim = 16, qk_norm = true"),
-            ("head_dim = 16", "head_dim = 16, qkv_bias = true"),
-            ("head_dim = 16", "head_dim = 16, gate = {}"),
-            ("head_dim = 16", "head_dim = 16, softcap = 30.0"),
-            ("hidden = 64", "hidden = 64, activation = \"gelu\""),
-            ("hidden = 64", "hidden = 64, bias = true"),
-            ("\"glu\"", "\"mlp\""),
-            ("max_context = 16", "max_context = 16\nlogit_softcap = 30.0"),
-            ("max_context = 16", "max_context = 16\nlearned_positions = true"),
-        ] {
-            let other = plain.replacen(from, to, 1);
-            assert_ne!(other, plain, "{from}");
-            assert!(!is_llama(&other), "{to}");
+    fn rows_of_rotated_pairs_lie_as_the_architecture_has_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let values: Vec<f32> = (0..8 * 4).map(|i| i as f32).collect();
+        for (interleaved, rows) in [(true, [0, 1, 2, 3, 4, 5, 6, 7]), (false, [0, 2, 1, 3, 4, 6, 5, 7])] {
+            let config: ModelConfig = toml::from_str(&format!(
+                "vocab_size = 9\nd_model = 4\nmax_context = 16\n[[layers]]\nmixer = {{ kind = \"attention\", heads = 2, \
+                 kv_heads = 2, head_dim = 4, rope = {{ interleaved = {interleaved} }} }}\n\
+                 channel = {{ kind = \"glu\", hidden = 8 }}\n"
+            ))
+            .expect("a model");
+            let mut memory = Memory::new();
+            let name = "model.layers.0.self_attn.q_proj.weight";
+            memory.set(name, Dtype::F32, &values).expect("memory");
+            let path = folder.path().join("model.gguf");
+            let weights = [(name.to_string(), vec![8, 4])];
+            gguf(&path, "x", &config, &weights, &memory, |_| Ok(()), Dtype::F32).expect("written");
+            let file = Container::open(&path).expect("a file");
+            assert_eq!(file.metadata().find::<&str>("general.architecture").expect("a key"), Some("llama"));
+            let tensor = &file.tensors()[0];
+            assert_eq!(tensor.name, "blk.0.attn_q.weight");
+            let want: Vec<f32> = rows.iter().flat_map(|&r| values[r * 4..][..4].to_vec()).collect();
+            assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(file.bytes(tensor)), want, "interleaved: {interleaved}");
         }
-        let wider = plain[plain.find("[[layers]]").unwrap_or(0)..].replace("hidden = 64", "hidden = 96");
-        assert!(!is_llama(&format!("{plain}{wider}")), "layers that differ");
     }
 }
