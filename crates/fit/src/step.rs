@@ -1,7 +1,7 @@
 //! The graph of a step: what a planner reads, and what an engine runs.
 
 use memwall_formats::Dtype;
-use memwall_graph::{Dim, Graph, fuse, prune};
+use memwall_graph::{Dim, Graph, fuse, join_products, prune};
 use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 
 use crate::{EngineOptions, FitError};
@@ -27,5 +27,5 @@ pub fn step_graph(
     let hidden = config.hidden(&mut g, types, &seqs)?;
     let logits = config.logits(&mut g, types, hidden, Some(chosen))?;
     g.output("logits", logits);
-    Ok((fuse(&prune(&g)), seqs))
+    Ok((join_products(&fuse(&prune(&g))), seqs))
 }

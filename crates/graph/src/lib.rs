@@ -1,8 +1,8 @@
 //! Operators, automatic differentiation, memory planning, execution.
 //!
 //! A model is a [`Graph`]: operators with shapes, formats and names, built without touching a
-//! weight. Passes read it: [`differentiate`] adds the backward operators, [`prune`], [`fuse`] and
-//! [`recompute`] rewrite it without changing a bit of the result, [`Plan`] gives every tensor an
+//! weight. Passes read it: [`differentiate`] adds the backward operators, [`prune`], [`fuse`],
+//! [`join_products`] and [`recompute`] rewrite it without changing a bit of the result, [`Plan`] gives every tensor an
 //! offset in one arena, and an [`Executor`] runs it there, on weights and states in a [`Memory`].
 
 pub mod check;
@@ -12,6 +12,7 @@ mod execute;
 mod fuse;
 mod graph;
 mod io;
+mod join_products;
 mod memory;
 mod op;
 pub mod ops;
@@ -27,6 +28,7 @@ pub use execute::Executor;
 pub use fuse::fuse;
 pub use graph::{Graph, Node, Phase, RunDimInfo, Segment, Source, Value, ValueInfo};
 pub use io::{Io, Slot};
+pub use join_products::join_products;
 pub use memory::{Memory, Region};
 pub use op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
 pub use plan::{ALIGN, Buffer, Place, Plan, PlanOptions};

@@ -158,4 +158,9 @@ pub trait Op: fmt::Debug + Send + Sync + 'static {
     fn as_pointwise(&self) -> Option<&crate::ops::pointwise::Pointwise> {
         None
     }
+
+    /// This operator as a product with weights, if it is one: what [`crate::join_products`] joins.
+    fn as_linear(&self) -> Option<&crate::ops::linear::Linear> {
+        None
+    }
 }

@@ -11,8 +11,8 @@ use memwall_graph::ops::scan::{Body, Scan};
 use memwall_graph::ops::softmax::Softmax;
 use memwall_graph::ops::{self, linear::Linear};
 use memwall_graph::{
-    Executor, Graph, GraphError, Memory, Phase, PlanOptions, Segment, Shape, Value, differentiate, fuse, prune,
-    recompute, recompute_pointwise,
+    Executor, Graph, GraphError, Memory, Phase, PlanOptions, Segment, Shape, Value, differentiate, fuse, join_products,
+    prune, recompute, recompute_pointwise,
 };
 use memwall_kernels::attention::{Attention as Kernel, BlockMask};
 use memwall_kernels::{Pool, gemm::Compute};
@@ -302,5 +302,44 @@ fn fences_name_the_operator_that_writes_outside_its_tensors() -> Result<(), Grap
     let mut e = Executor::new(g, options, &mut memory, Arc::new(Pool::new(1)))?;
     let error = e.run(&mut memory).expect_err("the fence is damaged");
     assert!(matches!(&error, GraphError::Fence { op: "overrun", scope, .. } if scope == "layers.3"), "{error}");
+    Ok(())
+}
+
+/// Outputs, in order, of two products of one x and a third of the first one's output, all with bf16 weights.
+fn products(rows: usize, pass: fn(Graph) -> Graph) -> Result<(Vec<u32>, usize), GraphError> {
+    let mut g = Graph::new(Dtype::F32);
+    let x = g.input("x", [rows, 64], Dtype::F32)?;
+    let linear = Linear { compute: Compute::F32 };
+    let mut memory = Memory::new();
+    let mut product = |g: &mut Graph, name: &str, x, n: usize| {
+        let w = g.weight(name, [n, 64], Dtype::BF16)?;
+        let bits = |i| ((pseudo_random(name, i) as f32).to_bits() >> 16) as u16;
+        memory.set(name, Dtype::BF16, &(0..n * 64).map(bits).collect::<Vec<_>>())?;
+        g.push1(linear, &[x, w])
+    };
+    let a = product(&mut g, "a", x, 64)?;
+    let c = product(&mut g, "c", a, 24)?;
+    let b = product(&mut g, "b", x, 40)?;
+    for (name, y) in [("a", a), ("b", b), ("c", c)] {
+        g.output(name, y);
+    }
+    let g = pass(g);
+    let nodes = g.nodes().len();
+    let mut e = Executor::new(g, PlanOptions::default(), &mut memory, Arc::new(Pool::new(2)))?;
+    let x = e.graph().find("x").expect("the input");
+    e.input::<f32>(x).iter_mut().enumerate().for_each(|(i, x)| *x = pseudo_random("x", i) as f32);
+    e.run(&mut memory)?;
+    let bits = ["a", "b", "c"].iter().flat_map(|n| e.output::<f32>(n).iter().map(|y| y.to_bits())).collect();
+    Ok((bits, nodes))
+}
+
+#[test]
+fn products_of_one_x_are_joined_without_a_change_of_bits() -> Result<(), GraphError> {
+    for rows in [1, 3, 70] {
+        let (want, apart) = products(rows, |g| g)?;
+        let (got, joined) = products(rows, |g| join_products(&g))?;
+        assert_eq!((apart, joined), (3, 2), "a and b read x, c does not");
+        assert_eq!(got, want, "{rows} rows");
+    }
     Ok(())
 }

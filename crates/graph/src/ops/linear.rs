@@ -1,20 +1,23 @@
-//! y = x·Wᵀ for a weight in any storage format: the product that a model's memory goes through.
+//! y = x·Wᵀ for weights in any storage format: the product that a model's memory goes through.
 
 use memwall_formats::Dtype;
 use memwall_kernels::gemm::{Compute, Gemm, gemm, gemm_scratch};
-use memwall_kernels::linear::{Weights, linear, linear_scratch};
+use memwall_kernels::linear::{Weights, linear_many, linear_scratch};
 
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::ops::matmul::MatMul;
-use crate::shape::Type;
+use crate::shape::{Sizes, Type};
 use crate::{GraphError, real};
 
 /// From this many rows on, f32 weights go through the packed product; the bits are the same.
 const PACKED_ROWS: usize = 8;
 
-/// y[.., N] = x[.., K] · W[N, K]ᵀ.
+/// Weights that one node may have: of those that meet the same x, see [`crate::join_products`].
+pub(crate) const MAX_WEIGHTS: usize = 8;
+
+/// y_i[.., N_i] = x[.., K] · W_i[N_i, K]ᵀ for one weight or several.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
     /// The precision of the operands, for f32 weights; other formats bring their own.
@@ -37,27 +40,41 @@ impl Op for Linear {
     }
 
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
-        let (x, w) = (inputs[0], inputs[1]);
-        let [n, k] = w.shape.dims() else { return Err(format!("a weight has two axes, not {}", w.shape)) };
-        if x.shape.rank() == 0 || x.shape.dims().last() != Some(k) {
-            return Err(format!("{} · {}ᵀ: the last axes must be equal", x.shape, w.shape));
+        let [x, weights @ ..] = inputs else { return Err("it needs an input and a weight".into()) };
+        if !(1..=MAX_WEIGHTS).contains(&weights.len()) {
+            return Err(format!("{} weights; it takes 1 to {MAX_WEIGHTS}", weights.len()));
         }
-        if (x.dtype == Dtype::F64) != (w.dtype == Dtype::F64) {
-            return Err(format!("{} activations do not go with {} weights", x.dtype, w.dtype));
-        }
-        Ok(vec![Type { shape: x.shape.with_width(*n), dtype: x.dtype }])
+        let output = |w: &&Type| {
+            let [n, k] = w.shape.dims() else { return Err(format!("a weight has two axes, not {}", w.shape)) };
+            if x.shape.rank() == 0 || x.shape.dims().last() != Some(k) {
+                return Err(format!("{} · {}ᵀ: the last axes must be equal", x.shape, w.shape));
+            }
+            if (x.dtype == Dtype::F64) != (w.dtype == Dtype::F64) {
+                return Err(format!("{} activations do not go with {} weights", x.dtype, w.dtype));
+            }
+            Ok(Type { shape: x.shape.with_width(*n), dtype: x.dtype })
+        };
+        weights.iter().map(output).collect()
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
+        let count = io.inputs() - 1;
         let (x, w) = (io.in_sizes(0), io.in_sizes(1));
         let (m, n, k) = (x.rows(), w.axis(0), w.axis(1));
-        if self.packed(io.in_dtype(1), m) {
+        if count == 1 && self.packed(io.in_dtype(1), m) {
             let g = self.product(m, n, k);
             real!(io.out_dtype(0), T => gemm::<T>(io.pool(), g, io.input(0), io.input(1), io.output(0), io.scratch()));
-        } else {
-            let w = Weights { dtype: io.in_dtype(1), bytes: io.in_bytes(1), n, k };
-            linear(io.pool(), w, io.input(0), m, io.output(0), io.scratch());
+            return Ok(());
         }
+        // On the stack: a step allocates nothing.
+        let at = |i: usize| i.min(count - 1);
+        let ws: [Weights<'_>; MAX_WEIGHTS] = std::array::from_fn(|i| {
+            let w = 1 + at(i);
+            Weights { dtype: io.in_dtype(w), bytes: io.in_bytes(w), n: io.in_sizes(w).axis(0), k }
+        });
+        let mut ys: [&mut [f32]; MAX_WEIGHTS] =
+            std::array::from_fn(|i| if i < count { io.output(i) } else { Default::default() });
+        linear_many(io.pool(), &ws[..count], io.input(0), m, &mut ys[..count], io.scratch());
         Ok(())
     }
 
@@ -66,8 +83,10 @@ impl Op for Linear {
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
+        let [x, w] = *node.inputs else {
+            return Err(g.no_gradient("linear", "products are joined after differentiation"));
+        };
         let Some(dy) = node.grads[0] else { return Ok(vec![None, None]) };
-        let (x, w) = (node.inputs[0], node.inputs[1]);
         if g.ty(w).dtype != g.ty(x).dtype {
             return Err(g.no_gradient(
                 "linear",
@@ -86,8 +105,8 @@ impl Op for Linear {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (x, w) = (sizes.inputs[0].1, sizes.inputs[1].1);
-        sizes.streaming(2.0 * x.rows() as f64 * w.elements() as f64)
+        let weights: usize = sizes.inputs[1..].iter().map(|w| w.1.elements()).sum();
+        sizes.streaming(2.0 * sizes.inputs[0].1.rows() as f64 * weights as f64)
     }
 
     fn rows(&self) -> Rows {
@@ -95,13 +114,20 @@ impl Op for Linear {
     }
 
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
-        let (m, w) = (sizes.inputs[0].1.rows(), &sizes.inputs[1]);
-        let (n, k) = (w.1.axis(0), w.1.axis(1));
-        let product = gemm_scratch(&self.product(m, n, k), sizes.outputs[0].0.dtype.block_bytes(), threads);
-        match w.0.dtype {
-            Dtype::F64 => product,
-            Dtype::F32 => product.max(linear_scratch(Dtype::F32, m, n, k, threads)),
-            other => linear_scratch(other, m, n, k, threads),
-        }
+        let m = sizes.inputs[0].1.rows();
+        let of = |(w, sizes_of_w): &(Type, Sizes)| {
+            let (n, k) = (sizes_of_w.axis(0), sizes_of_w.axis(1));
+            let product = gemm_scratch(&self.product(m, n, k), sizes.outputs[0].0.dtype.block_bytes(), threads);
+            match w.dtype {
+                Dtype::F64 => product,
+                Dtype::F32 => product.max(linear_scratch(Dtype::F32, m, n, k, threads)),
+                other => linear_scratch(other, m, n, k, threads),
+            }
+        };
+        sizes.inputs[1..].iter().map(of).max().unwrap_or(0)
+    }
+
+    fn as_linear(&self) -> Option<&Linear> {
+        Some(self)
     }
 }

@@ -354,12 +354,19 @@ impl<T: Real> Walk<'_, T> {
         if let Some(drop) = drop {
             drop_weights(drop, keep, tile, ds);
         }
-        // Of a row whose keys are all here, D is summed from the products that it is taken off: where few keys share
-        // the weight, that cancels their errors, which are those of sums over the value width.
+        // Of a row whose keys are all here, P and D come from what is here: the sum of P is 1 whatever the rounding of L,
+        // and D is summed from the products that it is taken off. Where few keys share the weight, that cancels their errors.
         let dot = if tile <= token.lo && token.hi <= tile + TILE {
+            let mut whole = s.zero();
+            for p in p.chunks_exact(S::LANES) {
+                whole = whole + s.load(p);
+            }
+            let whole = s.splat(s.sum(whole));
             let mut sum = s.zero();
-            for (p, dp) in p.chunks_exact(S::LANES).zip(ds.chunks_exact(S::LANES)) {
-                sum = s.fma(s.load(p), s.load(dp), sum);
+            for (p, dp) in p.chunks_exact_mut(S::LANES).zip(ds.chunks_exact(S::LANES)) {
+                let weight = s.load(p) / whole;
+                s.store(weight, p);
+                sum = s.fma(weight, s.load(dp), sum);
             }
             s.splat(s.sum(sum))
         } else {
