@@ -1,18 +1,19 @@
-//! Activations as the kernels read them: int8 blocks of 32 for block formats, pairs of bf16 for BF16.
+//! Activations as the kernels read them: int8 codes for block formats, pairs of bf16 for BF16.
 //!
-//! Block: `scale = amax / 127`, `code = round_to_even(x · (127 / amax))`, so codes are in -127..=127.
+//! A block is as long as a stored block of the weights that it meets, 32 or 256 values:
+//! `scale = amax / 127`, `code = round_to_even(x · (127 / amax))`, so codes are in -127..=127.
 //! A block with an infinity or a NaN gets the scale NaN, so every output that it reaches is NaN. A
 //! block whose `127 / amax` is no finite number (amax below about 4e-37) becomes zeros.
 
 use crate::Isa;
 
-/// 32 activations of one row.
+/// 32 activations of one row, a part of a block.
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(16))]
+#[repr(C)]
 pub(super) struct Activations {
     /// Codes in order, in -127..=127.
     pub codes: [i8; 32],
-    /// Value of one step of a code.
+    /// Value of one step of a code, the same in all parts of a block.
     pub scale: f32,
     /// Minus the sum of the codes.
     pub minus_sum: i32,
@@ -20,62 +21,73 @@ pub(super) struct Activations {
     pub minus_first: i32,
     /// Minus the sum of the last 16 codes.
     pub minus_second: i32,
+    /// Minus the sums of the first and the last 16 codes.
+    pub minus_halves: [i16; 2],
+    /// In every second part of a block, from the first on: minus the sums of its codes and of the next part's.
+    pub minus_pair: [i16; 2],
 }
 
-/// Values in a block of activations.
-pub(super) const BLOCK: usize = 32;
+/// Values in a part of a block of activations.
+pub(super) const PART: usize = 32;
 
-const _: () = assert!(size_of::<Activations>() == 48);
+const _: () = assert!(size_of::<Activations>() == 56);
 
-/// Quantizes `x`, whole blocks, into as many [`Activations`].
-pub(super) fn quantize(isa: Isa, x: &[f32], blocks: &mut [Activations]) {
-    debug_assert_eq!(x.len(), blocks.len() * BLOCK);
+/// Quantizes `x`, whole blocks of `parts` parts, into as many [`Activations`] as there are parts.
+pub(super) fn quantize(isa: Isa, x: &[f32], parts: usize, to: &mut [Activations]) {
+    debug_assert_eq!(x.len(), to.len() * PART);
+    debug_assert!(to.len().is_multiple_of(parts));
     #[cfg(target_arch = "x86_64")]
     match isa {
         // SAFETY: the caller names an instruction set only if the processor has it.
-        Isa::Avx512 => return unsafe { avx512(x, blocks) },
+        Isa::Avx512 => return unsafe { avx512(x, parts, to) },
         // SAFETY: as above.
-        Isa::Avx2 => return unsafe { avx2(x, blocks) },
+        Isa::Avx2 => return unsafe { avx2(x, parts, to) },
         Isa::Portable => {}
     }
     let _ = isa;
-    body(x, blocks);
+    body(x, parts, to);
 }
 
 /// [`body`] with intrinsics.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512(x: &[f32], blocks: &mut [Activations]) {
+fn avx512(x: &[f32], parts: usize, to: &mut [Activations]) {
     use std::arch::x86_64::*;
-    for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-        // SAFETY: 16 values from 0 and from 16 of the 32.
-        let (a, b) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))) };
-        let magnitude = |v| _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
-        let amax_bits = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b)));
-        let (inverse, scale) = steps(amax_bits);
+    for (x, to) in x.chunks_exact(parts * PART).zip(to.chunks_exact_mut(parts)) {
+        let mut greatest = _mm512_setzero_si512();
+        for x in x.as_chunks::<16>().0 {
+            // SAFETY: the 16 values.
+            let v = unsafe { _mm512_loadu_ps(x.as_ptr()) };
+            let magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
+            greatest = _mm512_max_epu32(greatest, magnitude);
+        }
+        let (inverse, scale) = steps(_mm512_reduce_max_epu32(greatest));
         let code = |v| {
             let product = _mm512_mul_ps(v, _mm512_set1_ps(inverse));
             let rounded = _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(product);
             // A block with an infinity or a NaN has no codes.
             if inverse == 0.0 { _mm512_setzero_si512() } else { rounded }
         };
-        let (a, b) = (code(a), code(b));
-        let (minus_first, minus_second) = (-_mm512_reduce_add_epi32(a), -_mm512_reduce_add_epi32(b));
-        // SAFETY: 16 bytes at 0 and at 16 of the 32.
-        unsafe {
-            _mm_storeu_si128(block.codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a));
-            _mm_storeu_si128(block.codes.as_mut_ptr().add(16).cast(), _mm512_cvtepi32_epi8(b));
+        for (x, to) in x.as_chunks::<PART>().0.iter().zip(&mut *to) {
+            // SAFETY: 16 values from 0 and from 16 of the 32.
+            let (a, b) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))) };
+            let (a, b) = (code(a), code(b));
+            let (minus_first, minus_second) = (-_mm512_reduce_add_epi32(a), -_mm512_reduce_add_epi32(b));
+            // SAFETY: 16 bytes at 0 and at 16 of the 32.
+            unsafe {
+                _mm_storeu_si128(to.codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a));
+                _mm_storeu_si128(to.codes.as_mut_ptr().add(16).cast(), _mm512_cvtepi32_epi8(b));
+            }
+            to.sums(scale, minus_first, minus_second);
         }
-        block.scale = scale;
-        (block.minus_sum, block.minus_first, block.minus_second) =
-            (minus_first + minus_second, minus_first, minus_second);
+        pairs(to);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn avx2(x: &[f32], blocks: &mut [Activations]) {
-    body(x, blocks);
+fn avx2(x: &[f32], parts: usize, to: &mut [Activations]) {
+    body(x, parts, to);
 }
 
 /// The factor from values to codes, and the value of one step, for the bits of a block's largest magnitude.
@@ -94,23 +106,45 @@ fn steps(amax_bits: u32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn body(x: &[f32], blocks: &mut [Activations]) {
-    for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+fn body(x: &[f32], parts: usize, to: &mut [Activations]) {
+    for (x, to) in x.chunks_exact(parts * PART).zip(to.chunks_exact_mut(parts)) {
         // Bits of a magnitude order as the magnitude does, with infinities and NaNs on top.
         let (inverse, scale) = steps(x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
-        let mut whole = [0i32; BLOCK];
-        for (code, v) in whole.iter_mut().zip(x) {
-            let rounded = (v * inverse).round_ties_even();
-            // SAFETY: |v| ≤ amax, so the product is at most 127 and a rounding error, or 0; NaN was dealt with.
-            *code = if inverse == 0.0 { 0 } else { unsafe { rounded.to_int_unchecked::<i32>() } };
+        for (x, to) in x.as_chunks::<PART>().0.iter().zip(&mut *to) {
+            let mut whole = [0i32; PART];
+            for (code, v) in whole.iter_mut().zip(x) {
+                let rounded = (v * inverse).round_ties_even();
+                // SAFETY: |v| ≤ amax, so the product is at most 127 and a rounding error, or 0; NaN was dealt with.
+                *code = if inverse == 0.0 { 0 } else { unsafe { rounded.to_int_unchecked::<i32>() } };
+            }
+            let (first, second) = whole.split_at(PART / 2);
+            let (minus_first, minus_second) = (-first.iter().sum::<i32>(), -second.iter().sum::<i32>());
+            for (code, whole) in to.codes.iter_mut().zip(whole) {
+                *code = whole as i8;
+            }
+            to.sums(scale, minus_first, minus_second);
         }
-        let (first, second) = whole.split_at(BLOCK / 2);
-        let (minus_first, minus_second) = (-first.iter().sum::<i32>(), -second.iter().sum::<i32>());
-        let mut codes = [0i8; BLOCK];
-        for (code, whole) in codes.iter_mut().zip(whole) {
-            *code = whole as i8;
-        }
-        *block = Activations { codes, scale, minus_sum: minus_first + minus_second, minus_first, minus_second };
+        pairs(to);
+    }
+}
+
+impl Activations {
+    /// Sets all but the codes and the pair.
+    #[inline(always)]
+    fn sums(&mut self, scale: f32, minus_first: i32, minus_second: i32) {
+        self.scale = scale;
+        self.minus_sum = minus_first + minus_second;
+        (self.minus_first, self.minus_second) = (minus_first, minus_second);
+        self.minus_halves = [minus_first as i16, minus_second as i16];
+        self.minus_pair = [0; 2];
+    }
+}
+
+/// Sets the pairs of a block.
+#[inline(always)]
+fn pairs(block: &mut [Activations]) {
+    for [one, next] in block.as_chunks_mut().0 {
+        one.minus_pair = [one.minus_sum as i16, next.minus_sum as i16];
     }
 }
 
@@ -162,15 +196,15 @@ fn pair(x: &[f32], pairs: &mut [u32]) {
 mod tests {
     use super::*;
 
-    fn one(x: [f32; BLOCK]) -> Activations {
+    fn one(x: [f32; PART]) -> Activations {
         let mut block: [Activations; 1] = bytemuck::Zeroable::zeroed();
-        quantize(Isa::detect(), &x, &mut block);
+        quantize(Isa::detect(), &x, 1, &mut block);
         block[0]
     }
 
     #[test]
     fn codes_are_the_nearest_and_symmetric() {
-        let x: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 * 1.7).sin() * 3.0);
+        let x: [f32; PART] = std::array::from_fn(|i| (i as f32 * 1.7).sin() * 3.0);
         let b = one(x);
         let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
         for (c, v) in b.codes.iter().zip(x) {
@@ -184,7 +218,7 @@ mod tests {
     #[test]
     fn a_value_that_is_not_finite_makes_the_scale_nan() {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut x = [1.0; BLOCK];
+            let mut x = [1.0; PART];
             x[17] = bad;
             assert!(one(x).scale.is_nan());
         }
@@ -193,7 +227,7 @@ mod tests {
     #[test]
     fn zero_tiny_and_huge_blocks_stay_finite() {
         for v in [0.0, -0.0, f32::MIN_POSITIVE, 1e-45, 3e-37, f32::MAX, -f32::MAX] {
-            let b = one([v; BLOCK]);
+            let b = one([v; PART]);
             assert!(b.scale.is_finite(), "{v}");
             let (v, back) = (f64::from(v), f64::from(b.codes[0]) * f64::from(b.scale));
             assert!((back - v).abs() <= v.abs() * 1e-6 || v.abs() < 4e-37, "{v} became {back}");
@@ -207,10 +241,12 @@ mod tests {
             x[block * 32..(block + 1) * 32].fill(v);
         }
         let (mut a, mut b): ([Activations; 64], [Activations; 64]) = bytemuck::Zeroable::zeroed();
-        quantize(Isa::Portable, &x, &mut a);
-        for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= Isa::detect()) {
-            quantize(isa, &x, &mut b);
-            assert_eq!(bytemuck::bytes_of(&a), bytemuck::bytes_of(&b), "{isa:?}");
+        for parts in [1, 8] {
+            quantize(Isa::Portable, &x, parts, &mut a);
+            for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= Isa::detect()) {
+                quantize(isa, &x, parts, &mut b);
+                assert_eq!(bytemuck::bytes_of(&a), bytemuck::bytes_of(&b), "{isa:?} {parts}");
+            }
         }
     }
 

@@ -67,6 +67,11 @@ impl Lanes for Avx2 {
         unsafe { _mm256_sub_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn times(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_mullo_epi32(a, b) }
+    }
+    #[inline(always)]
     unsafe fn and(a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_and_si256(a, b) }
@@ -133,6 +138,11 @@ impl Lanes for Avx2 {
                 _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn dot_halves(acc: __m256i, w: __m256i, x: i32) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_set1_epi32(x))) }
     }
     #[inline(always)]
     unsafe fn dot_bf16(acc: __m256, w: __m256i, x: i32) -> __m256 {

@@ -49,6 +49,11 @@ impl Lanes for Avx512 {
         unsafe { _mm512_sub_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn times(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+    #[inline(always)]
     unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_and_si512(a, b) }
@@ -101,6 +106,11 @@ impl Lanes for Avx512 {
     unsafe fn dot<const WIDE: bool>(acc: __m512i, codes: __m512i, x: i32) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_halves(acc: __m512i, w: __m512i, x: i32) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x)) }
     }
     #[inline(always)]
     unsafe fn dot_bf16(acc: __m512, w: __m512i, x: i32) -> __m512 {
@@ -240,6 +250,32 @@ impl Lanes for Avx512 {
             let low = |i: usize| _mm512_shuffle_i32x4::<0b10_00_10_00>(a[i], b[i]);
             let high = |i: usize| _mm512_shuffle_i32x4::<0b11_01_11_01>(a[i], b[i]);
             [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn gather64(rows: &Rows, at: usize) -> [[__m512i; 8]; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let row = |i: usize| _mm512_loadu_si512(rows.0[i].add(at).cast());
+            // Quarter l of vector j of four rows: word 4l + j of each.
+            let four = |i: usize| transpose_4([row(i), row(i + 1), row(i + 2), row(i + 3)]);
+            let (a, b, c, d) = (four(0), four(4), four(8), four(12));
+            let mut words = [[_mm512_setzero_si512(); 8]; 2];
+            for j in 0..4 {
+                let (ab_low, ab_high) = (
+                    _mm512_shuffle_i32x4::<0b01_00_01_00>(a[j], b[j]),
+                    _mm512_shuffle_i32x4::<0b11_10_11_10>(a[j], b[j]),
+                );
+                let (cd_low, cd_high) = (
+                    _mm512_shuffle_i32x4::<0b01_00_01_00>(c[j], d[j]),
+                    _mm512_shuffle_i32x4::<0b11_10_11_10>(c[j], d[j]),
+                );
+                words[0][j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_low, cd_low);
+                words[0][j + 4] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_low, cd_low);
+                words[1][j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_high, cd_high);
+                words[1][j + 4] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_high, cd_high);
+            }
+            words
         }
     }
     #[inline(always)]

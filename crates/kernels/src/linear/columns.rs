@@ -3,7 +3,7 @@
 //! Lanes are weight rows; blocks are unpacked in registers and used at once.
 
 use super::activations::Activations;
-use super::block::{BlockFormat, Sink, Unpacked, dot_codes, times_zero};
+use super::block::{BlockFormat, End, Sink, Unpacked, dot_codes, min_words, minus_sums, times_zero};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::Prefetch;
 use std::marker::PhantomData;
@@ -25,7 +25,8 @@ pub(super) unsafe fn columns<L: Lanes, F: BlockFormat, const R: usize>(
     let bytes = L::LANES * F::DTYPE.block_bytes() / F::STEP;
     // SAFETY: the caller promises the instruction set and the lengths.
     unsafe {
-        let mut sums = Sums::<L, F, R> { acc: [L::splat_f(0.0); R], x, stride, prefetch, bytes, format: PhantomData };
+        let (acc, none) = ([L::splat_f(0.0); R], [L::splat(0); R]);
+        let mut sums = Sums::<L, F, R> { acc, dots: none, x, stride, prefetch, bytes, format: PhantomData };
         for first in (0..blocks).step_by(F::STEP) {
             F::unpack::<L>(rows, first, &mut sums);
             sums.x = sums.x.add(F::STEP);
@@ -34,54 +35,88 @@ pub(super) unsafe fn columns<L: Lanes, F: BlockFormat, const R: usize>(
     }
 }
 
-/// Outputs so far, and the activations that meet the next stored block.
+/// Outputs so far, what the stored block in work adds, and the activations that meet it.
 struct Sums<'a, L: Lanes, F, const R: usize> {
     acc: [L::F; R],
+    /// Sums of products of codes, times the scales of sub-blocks.
+    dots: [L::V; R],
     x: *const Activations,
     stride: usize,
     prefetch: &'a mut Prefetch,
-    /// To ask for with each block: as many as it has.
+    /// To ask for with each part: as many as it has.
     bytes: usize,
     format: PhantomData<F>,
 }
 
 impl<L: Lanes, F: BlockFormat, const R: usize> Sink<L> for Sums<'_, L, F, R> {
     #[inline(always)]
-    unsafe fn block(&mut self, i: usize, w: Unpacked<L>) {
-        // SAFETY: the maker of this promises the instruction set.
-        unsafe { self.prefetch.bytes::<L>(self.bytes) };
+    unsafe fn part(&mut self, i: usize, w: Unpacked<L>) {
+        // SAFETY: the maker of this promises the instruction set and the lengths.
+        unsafe {
+            self.prefetch.bytes::<L>(self.bytes);
+            for r in 0..R {
+                let x = &*self.x.add(r * self.stride + i);
+                let [first, second] = dots::<L, F>(&w, x);
+                self.dots[r] = match (F::STEP, F::SUB) {
+                    (1, _) => L::add(first, second),
+                    (_, 1) => L::add(self.dots[r], L::times(L::add(first, second), w.scale[0])),
+                    _ => {
+                        let scaled = L::add(L::times(first, w.scale[0]), L::times(second, w.scale[1]));
+                        L::add(self.dots[r], scaled)
+                    }
+                };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn end(&mut self, end: End<L>) {
         for r in 0..R {
             // SAFETY: the maker of this promises the instruction set and the lengths.
-            unsafe { self.acc[r] = add_block::<L, F>(self.acc[r], &w, &*self.x.add(r * self.stride + i)) };
+            unsafe {
+                let x = self.x.add(r * self.stride);
+                let mut sum = L::mul(L::to_f(self.dots[r]), end.d);
+                if F::MIN {
+                    let words = min_words(F::STEP, F::SUB, F::MIN);
+                    let mut mins = L::splat(if words == 0 { (*x).minus_sum } else { 0 });
+                    for (j, &pair) in end.mins.iter().enumerate().take(words) {
+                        let minus = if F::SUB == 1 { minus_sums::<1>(x, j) } else { minus_sums::<2>(x, j) };
+                        mins = L::dot_halves(mins, pair, minus);
+                    }
+                    sum = L::fma(L::to_f(mins), end.minus_min, sum);
+                }
+                self.acc[r] = L::fma(sum, L::splat_f((*x).scale), self.acc[r]);
+                self.dots[r] = L::splat(0);
+            }
         }
     }
 }
 
-/// `acc` + the products of one block: see the law in the module above.
+/// Products of the codes of one part and of x, of both halves.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[inline(always)]
-unsafe fn add_block<L: Lanes, F: BlockFormat>(acc: L::F, w: &Unpacked<L>, x: &Activations) -> L::F {
+unsafe fn dots<L: Lanes, F: BlockFormat>(w: &Unpacked<L>, x: &Activations) -> [L::V; 2] {
     // SAFETY: the caller promises the instruction set.
     unsafe {
         match F::ZERO {
-            0 => add_block_of::<L, F, 0>(acc, w, x),
-            4 => add_block_of::<L, F, 4>(acc, w, x),
-            8 => add_block_of::<L, F, 8>(acc, w, x),
-            16 => add_block_of::<L, F, 16>(acc, w, x),
-            32 => add_block_of::<L, F, 32>(acc, w, x),
-            _ => add_block_of::<L, F, 128>(acc, w, x),
+            0 => dots_of::<L, F, 0>(w, x),
+            4 => dots_of::<L, F, 4>(w, x),
+            8 => dots_of::<L, F, 8>(w, x),
+            16 => dots_of::<L, F, 16>(w, x),
+            32 => dots_of::<L, F, 32>(w, x),
+            _ => dots_of::<L, F, 128>(w, x),
         }
     }
 }
 
-/// As [`add_block`], the format's zero as a constant.
+/// As [`dots`], the format's zero as a constant.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[inline(always)]
-unsafe fn add_block_of<L: Lanes, F: BlockFormat, const ZERO: i32>(acc: L::F, w: &Unpacked<L>, x: &Activations) -> L::F {
+unsafe fn dots_of<L: Lanes, F: BlockFormat, const ZERO: i32>(w: &Unpacked<L>, x: &Activations) -> [L::V; 2] {
     let word = |g: usize| i32::from_le_bytes(std::array::from_fn(|i| x.codes[4 * g + i] as u8));
     // SAFETY: the caller promises the instruction set.
     unsafe {
@@ -94,19 +129,6 @@ unsafe fn add_block_of<L: Lanes, F: BlockFormat, const ZERO: i32>(acc: L::F, w: 
             first = dot_codes::<L, ZERO>(first, w.codes[g], word(g));
             second = dot_codes::<L, ZERO>(second, w.codes[g + 4], word(g + 4));
         }
-        let mut sum = if F::SUB == 1 {
-            L::mul(L::to_f(L::add(first, second)), w.scale[0])
-        } else {
-            L::fma(L::to_f(second), w.scale[1], L::mul(L::to_f(first), w.scale[0]))
-        };
-        if F::MIN {
-            if F::SUB == 1 {
-                sum = L::fma(w.minus_min[0], L::to_f(L::splat(x.minus_sum)), sum);
-            } else {
-                sum = L::fma(w.minus_min[0], L::to_f(L::splat(x.minus_first)), sum);
-                sum = L::fma(w.minus_min[1], L::to_f(L::splat(x.minus_second)), sum);
-            }
-        }
-        L::fma(sum, L::splat_f(x.scale), acc)
+        [first, second]
     }
 }

@@ -24,6 +24,8 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// Lane-wise difference.
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// Lane-wise product, its low 32 bits.
+    unsafe fn times(a: Self::V, b: Self::V) -> Self::V;
     /// Bits in both.
     unsafe fn and(a: Self::V, b: Self::V) -> Self::V;
     /// Bits in either.
@@ -43,6 +45,8 @@ pub(super) trait Lanes: Copy + 'static {
     /// `acc` + the sum of four products of an unsigned byte of `codes` and a signed byte of `x`, exact.
     /// `WIDE` says that codes may exceed 127.
     unsafe fn dot<const WIDE: bool>(acc: Self::V, codes: Self::V, x: i32) -> Self::V;
+    /// `acc` + the sum of two products of signed halves, exact.
+    unsafe fn dot_halves(acc: Self::V, w: Self::V, x: i32) -> Self::V;
     /// `acc` + a pair of bf16 products: odd halves first, then even ones, each a fused
     /// multiply-add that takes and gives denormals as zero (what `vdpbf16ps` does).
     unsafe fn dot_bf16(acc: Self::F, w: Self::V, x: i32) -> Self::F;
@@ -86,6 +90,12 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn gather16(rows: &Rows, at: usize) -> [Self::V; 4];
     /// 32 bytes at each row, moved by `at`: vector `i` has bytes `4i..4i+4`.
     unsafe fn gather32(rows: &Rows, at: usize) -> [Self::V; 8];
+    /// 64 bytes at each row, moved by `at`: vector `i` has bytes `4i..4i+4`.
+    #[inline(always)]
+    unsafe fn gather64(rows: &Rows, at: usize) -> [[Self::V; 8]; 2] {
+        // SAFETY: as the trait's functions.
+        unsafe { [Self::gather32(rows, at), Self::gather32(rows, at + 32)] }
+    }
     /// Asks for the cache line at `p`, which need not be readable, for the first cache level.
     unsafe fn prefetch_near(p: *const u8);
     /// Asks for the cache line at `p`, which need not be readable, for the second cache level.

@@ -74,7 +74,7 @@ pub(super) trait Leaf: Lanes {
     /// [`float::fill`] of all vectors.
     unsafe fn float_fill<F: FloatFormat>(job: &Job, column: usize, begin: usize, end: usize, tile: *mut u8);
     /// [`tile::rows`] for all rows.
-    unsafe fn block_rows<const SUB: usize, const MIN: bool, const ZERO: i32>(
+    unsafe fn block_rows<const STEP: usize, const SUB: usize, const MIN: bool, const ZERO: i32>(
         slice: &tile::Slice,
         m: usize,
         next: &mut Pieces,
@@ -85,7 +85,7 @@ pub(super) trait Leaf: Lanes {
 }
 
 macro_rules! leaf {
-    ($lanes:ty, $(#[$features:meta])?, block rows $sub_1:literal $sub_2:literal, float rows $float:literal) => {
+    ($lanes:ty, $(#[$features:meta])?, block rows $one:literal $many:literal, float rows $float:literal) => {
         impl Leaf for $lanes {
             #[inline(always)]
             unsafe fn block_columns<F: BlockFormat, const R: usize>(job: &Job, columns: Columns) {
@@ -136,41 +136,41 @@ macro_rules! leaf {
                 unsafe { body::<F>(job, column, begin, end, tile) }
             }
             #[inline(always)]
-            unsafe fn block_rows<const SUB: usize, const MIN: bool, const ZERO: i32>(
+            unsafe fn block_rows<const STEP: usize, const SUB: usize, const MIN: bool, const ZERO: i32>(
                 slice: &tile::Slice,
                 m: usize,
                 next: &mut Pieces,
                 lines: usize,
             ) {
                 $(#[$features])?
-                unsafe fn body<const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
+                unsafe fn body<const STEP: usize, const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
                     slice: &tile::Slice,
                     row: usize,
                     next: &mut Pieces,
                     lines: usize,
                 ) {
                     // SAFETY: as the trait's.
-                    unsafe { tile::rows::<$lanes, SUB, MIN, ZERO, R>(slice, row, next, lines) }
+                    unsafe { tile::rows::<$lanes, STEP, SUB, MIN, ZERO, R>(slice, row, next, lines) }
                 }
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
-                    if SUB == 1 {
-                        while m - row >= $sub_1 {
-                            body::<SUB, MIN, ZERO, $sub_1>(slice, row, next, lines);
-                            row += $sub_1;
+                    if STEP == 1 {
+                        while m - row >= $one {
+                            body::<STEP, SUB, MIN, ZERO, $one>(slice, row, next, lines);
+                            row += $one;
                         }
                     } else {
-                        while m - row >= $sub_2 {
-                            body::<SUB, MIN, ZERO, $sub_2>(slice, row, next, lines);
-                            row += $sub_2;
+                        while m - row >= $many {
+                            body::<STEP, SUB, MIN, ZERO, $many>(slice, row, next, lines);
+                            row += $many;
                         }
                     }
                     while row < m {
                         match m - row {
-                            4.. => body::<SUB, MIN, ZERO, 4>(slice, row, next, lines),
-                            2 | 3 => body::<SUB, MIN, ZERO, 2>(slice, row, next, lines),
-                            _ => body::<SUB, MIN, ZERO, 1>(slice, row, next, lines),
+                            4.. => body::<STEP, SUB, MIN, ZERO, 4>(slice, row, next, lines),
+                            2 | 3 => body::<STEP, SUB, MIN, ZERO, 2>(slice, row, next, lines),
+                            _ => body::<STEP, SUB, MIN, ZERO, 1>(slice, row, next, lines),
                         }
                         row += [1, 2, 2, 4][(m - row).min(4) - 1];
                     }
@@ -253,14 +253,19 @@ unsafe fn block_columns<L: Lanes, F: BlockFormat, const R: usize>(job: &Job, col
 unsafe fn float_columns<L: Lanes, F: FloatFormat, const R: usize>(job: &Job, columns: Columns) {
     let x = job.x.cast::<u32>();
     let mut prefetch = Prefetch::from(job.w);
-    for column in (columns.begin..columns.end).step_by(L::LANES) {
-        prefetch.jump(job.after(columns, column + L::LANES));
-        let rows = job.rows(column, L::LANES);
+    for column in (columns.begin..columns.end).step_by(VECTORS * L::LANES) {
+        prefetch.jump(job.after(columns, column + VECTORS * L::LANES));
+        let vector = |v: usize| column + v * L::LANES;
+        // A vector beyond the columns repeats the last one.
+        let rows = std::array::from_fn::<_, VECTORS, _>(|v| job.rows(vector(v).min(job.n - 1), L::LANES));
         // SAFETY: as the caller promises.
         unsafe {
-            let acc = float::columns::<L, F, R>(&rows, job.row_bytes, x, job.terms, &mut prefetch);
-            for (r, acc) in acc.into_iter().enumerate() {
-                L::store_part(acc, job.y.add(r * job.n + column), L::LANES.min(columns.end - column));
+            let acc = float::columns::<L, F, R, VECTORS>(&rows, job.row_bytes, x, job.terms, &mut prefetch);
+            for (v, acc) in acc.into_iter().enumerate() {
+                for (r, acc) in acc.into_iter().enumerate() {
+                    let lanes = L::LANES.min(columns.end.saturating_sub(vector(v)));
+                    L::store_part(acc, job.y.wrapping_add(r * job.n + vector(v)), lanes);
+                }
             }
         }
     }
@@ -309,14 +314,16 @@ pub(super) unsafe fn block_task<L: Leaf, F: BlockFormat>(job: &Job, columns: Col
             let next = &mut Pieces::new(at, job.row_bytes, bytes, width);
             let lines = next.left().div_ceil((blocks * job.m.div_ceil(8)).max(1));
             let m = job.m;
-            match (F::SUB, F::MIN, F::ZERO) {
-                (1, true, _) => L::block_rows::<1, true, 0>(&slice, m, next, lines),
-                (1, _, 8) => L::block_rows::<1, false, 8>(&slice, m, next, lines),
-                (1, _, 16) => L::block_rows::<1, false, 16>(&slice, m, next, lines),
-                (1, ..) => L::block_rows::<1, false, 128>(&slice, m, next, lines),
-                (_, true, _) => L::block_rows::<2, true, 0>(&slice, m, next, lines),
-                (_, _, 4) => L::block_rows::<2, false, 4>(&slice, m, next, lines),
-                _ => L::block_rows::<2, false, 32>(&slice, m, next, lines),
+            match (F::STEP, F::SUB, F::MIN, F::ZERO) {
+                (1, _, true, _) => L::block_rows::<1, 1, true, 0>(&slice, m, next, lines),
+                (1, _, _, 8) => L::block_rows::<1, 1, false, 8>(&slice, m, next, lines),
+                (1, _, _, 16) => L::block_rows::<1, 1, false, 16>(&slice, m, next, lines),
+                (1, ..) => L::block_rows::<1, 1, false, 128>(&slice, m, next, lines),
+                (_, 1, true, _) => L::block_rows::<8, 1, true, 0>(&slice, m, next, lines),
+                (_, 1, ..) => L::block_rows::<8, 1, false, 128>(&slice, m, next, lines),
+                (_, _, true, _) => L::block_rows::<8, 2, true, 0>(&slice, m, next, lines),
+                (_, _, _, 4) => L::block_rows::<8, 2, false, 4>(&slice, m, next, lines),
+                _ => L::block_rows::<8, 2, false, 32>(&slice, m, next, lines),
             }
         }
     }

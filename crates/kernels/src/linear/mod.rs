@@ -1,11 +1,11 @@
 //! y[m, n] = x[m, k] · W[n, k]ᵀ for weights in any storage format, straight from the file's bytes.
 //!
-//! Block formats: x is quantized to int8 blocks of 32 with one f32 scale each. For each block of a
-//! row of x and a weight row, in ascending order,
-//! `y = fma(Σ_s scale_s · dot_s [+ min_s · sum_s], x_scale, y)`, where the sum over sub-blocks `s` is
-//! a product and then fused multiply-adds, `dot_s = Σ (code - zero) · x_code` is an exact integer and
-//! `sum_s` the exact sum of x's codes. F32, F16: one chain of fused multiply-adds over k. BF16: x is
-//! rounded to bf16, a chain over pairs as `vdpbf16ps` computes it.
+//! Block formats: x is quantized to int8 in blocks as long as the format's, with one f32 scale each. For
+//! each block of a row of x and a weight row, in ascending order,
+//! `y = fma(fma(Σ_s min_s · -sum_s, minus_min, d · Σ_s scale_s · dot_s), x_scale, y)`: `dot_s = Σ (code -
+//! zero) · x_code` over sub-block `s`, `sum_s` the sum of x's codes, and both sums over `s` are exact integers,
+//! rounded to f32 once. F32, F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain
+//! over pairs as `vdpbf16ps` computes it.
 //!
 //! The **row law** holds by construction: no sum depends on m, n, threads or splits. Every instruction set
 //! runs the same operations in the same order on its lanes, so results are bit for bit the same on all.
@@ -29,7 +29,7 @@ pub use embed::embed;
 
 use crate::disjoint::Disjoint;
 use crate::{Isa, Pool, isa};
-use activations::{Activations, BLOCK};
+use activations::{Activations, PART};
 use leaf::{Columns, Job, Leaf};
 use memwall_formats::Dtype;
 
@@ -49,7 +49,10 @@ pub struct Weights<'a> {
 /// How x is prepared for a format.
 #[derive(Clone, Copy, PartialEq)]
 enum Prepared {
-    Int8,
+    /// Codes with one scale for so many parts of 32.
+    Int8 {
+        parts: usize,
+    },
     Bf16,
     AsIs,
 }
@@ -60,14 +63,14 @@ fn prepared(dtype: Dtype) -> Prepared {
     match dtype {
         Dtype::F32 | Dtype::F16 => Prepared::AsIs,
         Dtype::BF16 => Prepared::Bf16,
-        _ => Prepared::Int8,
+        _ => Prepared::Int8 { parts: dtype.block_len() / PART },
     }
 }
 
 /// Bytes of prepared x, a multiple of [`ALIGN`].
 fn prepared_bytes(kind: Prepared, m: usize, k: usize) -> usize {
     let bytes = match kind {
-        Prepared::Int8 => m * k / BLOCK * size_of::<Activations>(),
+        Prepared::Int8 { .. } => m * k / PART * size_of::<Activations>(),
         Prepared::Bf16 => m * k.div_ceil(2) * 4,
         Prepared::AsIs => 0,
     };
@@ -80,7 +83,7 @@ const fn tile_bytes(kind: Prepared, m: usize) -> usize {
         return 0;
     }
     match kind {
-        Prepared::Int8 => tile::TILE_BYTES,
+        Prepared::Int8 { .. } => tile::TILE_BYTES,
         _ => float::TILE_BYTES,
     }
 }
@@ -121,7 +124,8 @@ fn run(isa: Isa, pool: &Pool, ws: &[Weights<'_>], x: &[f32], m: usize, ys: &mut 
     }
     let aligned = scratch.as_ptr().align_offset(ALIGN);
     let scratch = &mut scratch[aligned..];
-    for kind in [Prepared::Int8, Prepared::Bf16, Prepared::AsIs] {
+    let blocks = [1, 8].map(|parts| Prepared::Int8 { parts });
+    for kind in blocks.into_iter().chain([Prepared::Bf16, Prepared::AsIs]) {
         if ws.iter().any(|w| prepared(w.dtype) == kind) {
             run_kind(isa, pool, kind, ws, x, m, ys, scratch);
         }
@@ -215,7 +219,7 @@ fn prepare<'a>(
     room: &'a mut [u8],
 ) -> (&'a [u8], usize) {
     let (row_bytes, terms) = match kind {
-        Prepared::Int8 => (k / BLOCK * size_of::<Activations>(), k / BLOCK),
+        Prepared::Int8 { .. } => (k / PART * size_of::<Activations>(), k / PART),
         Prepared::Bf16 => (k.div_ceil(2) * 4, k.div_ceil(2)),
         Prepared::AsIs => return (bytemuck::cast_slice(x), k),
     };
@@ -229,15 +233,14 @@ fn prepare<'a>(
             // SAFETY: rows are disjoint, and so are the slices of a row.
             unsafe { words.part(begin * row_bytes / terms / 4..(begin + len) * row_bytes / terms / 4) }
         };
-        match kind {
-            Prepared::Bf16 => activations::pair_bf16(isa, x, part(i * terms, terms)),
-            _ => {
-                for (s, x) in x.chunks(slice * BLOCK).enumerate() {
-                    let blocks = x.len() / BLOCK;
-                    let room = part(s * slice * m + i * blocks, blocks);
-                    activations::quantize(isa, x, bytemuck::cast_slice_mut(room));
-                }
+        if let Prepared::Int8 { parts } = kind {
+            for (s, x) in x.chunks(slice * PART).enumerate() {
+                let len = x.len() / PART;
+                let room = part(s * slice * m + i * len, len);
+                activations::quantize(isa, x, parts, bytemuck::cast_slice_mut(room));
             }
+        } else {
+            activations::pair_bf16(isa, x, part(i * terms, terms));
         }
     };
     if k == 0 {

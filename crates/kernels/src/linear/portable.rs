@@ -44,6 +44,10 @@ impl Lanes for Portable {
         a.wrapping_sub(b)
     }
     #[inline(always)]
+    unsafe fn times(a: u32, b: u32) -> u32 {
+        a.wrapping_mul(b)
+    }
+    #[inline(always)]
     unsafe fn and(a: u32, b: u32) -> u32 {
         a & b
     }
@@ -80,6 +84,12 @@ impl Lanes for Portable {
         let (c, x) = (codes.to_le_bytes(), x.to_le_bytes());
         let sum: i32 = (0..4).map(|i| i32::from(c[i]) * i32::from(x[i] as i8)).sum();
         acc.wrapping_add(sum as u32)
+    }
+    #[inline(always)]
+    unsafe fn dot_halves(acc: u32, w: u32, x: i32) -> u32 {
+        let low = i32::from(w as i16) * i32::from(x as i16);
+        let high = ((w as i32) >> 16) * (x >> 16);
+        acc.wrapping_add_signed(low).wrapping_add_signed(high)
     }
     #[inline(always)]
     unsafe fn dot_bf16(acc: f32, w: u32, x: i32) -> f32 {

@@ -1,4 +1,4 @@
-use super::activations::{self, Activations, BLOCK};
+use super::activations::{self, Activations, PART};
 use super::*;
 use memwall_formats::format;
 
@@ -92,9 +92,9 @@ fn used(dtype: Dtype, x: &[f32]) -> Vec<f32> {
     match prepared(dtype) {
         Prepared::AsIs => x.to_vec(),
         Prepared::Bf16 => x.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect(),
-        Prepared::Int8 => {
-            let mut blocks: Vec<Activations> = bytemuck::zeroed_vec(x.len() / BLOCK);
-            activations::quantize(Isa::Portable, x, &mut blocks);
+        Prepared::Int8 { parts } => {
+            let mut blocks: Vec<Activations> = bytemuck::zeroed_vec(x.len() / PART);
+            activations::quantize(Isa::Portable, x, parts, &mut blocks);
             blocks.iter().flat_map(|b| b.codes.map(|c| f32::from(c) * b.scale)).collect()
         }
     }
@@ -143,8 +143,8 @@ fn block_products_equal_the_law_in_plain_numbers() {
         let bytes = any_weights(dtype, n, k, &mut noise);
         let w = Weights { dtype, bytes: &bytes, n, k };
         let x = noise.values(m * k);
-        let mut blocks: Vec<Activations> = bytemuck::zeroed_vec(m * k / BLOCK);
-        activations::quantize(Isa::Portable, &x, &mut blocks);
+        let mut blocks: Vec<Activations> = bytemuck::zeroed_vec(m * k / PART);
+        activations::quantize(Isa::Portable, &x, 1, &mut blocks);
         let mut want = vec![0f32; m * n];
         for i in 0..m {
             for j in 0..n {
@@ -163,6 +163,45 @@ fn block_products_equal_the_law_in_plain_numbers() {
         }
         for isa in sets() {
             assert_same(&product(isa, 1, w, &x, m), &want, format_args!("{dtype} {isa:?}"));
+        }
+    }
+}
+
+#[test]
+fn products_with_scales_of_sub_blocks_equal_the_law_in_plain_numbers() {
+    let mut noise = Noise(12);
+    let (m, n, k) = (7, 19, 256 * 3);
+    let bytes = any_weights(Dtype::Q4_K, n, k, &mut noise);
+    let w = Weights { dtype: Dtype::Q4_K, bytes: &bytes, n, k };
+    let x = noise.values(m * k);
+    let mut parts: Vec<Activations> = bytemuck::zeroed_vec(m * k / PART);
+    activations::quantize(Isa::Portable, &x, 8, &mut parts);
+    let mut want = vec![0f32; m * n];
+    for (i, parts) in parts.chunks_exact(k / PART).enumerate() {
+        for (j, row) in bytes.chunks_exact(k / 256 * 144).enumerate() {
+            for (block, parts) in row.chunks_exact(144).zip(parts.chunks_exact(8)) {
+                let [d, dmin] = [0, 2].map(|at| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32());
+                let six = &block[4..16];
+                let (mut dots, mut mins) = (0i32, 0i32);
+                for (s, part) in parts.iter().enumerate() {
+                    let (scale, min) = match s {
+                        0..4 => (six[s] & 63, six[s + 4] & 63),
+                        _ => (six[s + 4] & 15 | six[s - 4] >> 6 << 4, six[s + 4] >> 4 | six[s] >> 6 << 4),
+                    };
+                    let nibble = |c: usize| i32::from(block[16 + s / 2 * 32 + c] >> (s % 2 * 4) & 15);
+                    let dot: i32 = (0..32).map(|c| nibble(c) * i32::from(part.codes[c])).sum();
+                    dots += i32::from(scale) * dot;
+                    mins -= i32::from(min) * part.codes.iter().map(|&c| i32::from(c)).sum::<i32>();
+                }
+                let sum = (mins as f32).mul_add(dmin, dots as f32 * d);
+                want[i * n + j] = sum.mul_add(parts[0].scale, want[i * n + j]);
+            }
+        }
+    }
+    for isa in sets() {
+        for rows in [1, m] {
+            let y = product(isa, 1, w, &x[..rows * k], rows);
+            assert_same(&y, &want[..rows * n], format_args!("{isa:?}, {rows} rows"));
         }
     }
 }

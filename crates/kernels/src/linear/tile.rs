@@ -1,12 +1,13 @@
 //! Many rows of x: a slice of two vectors of columns is unpacked once into a tile that the cache
 //! keeps, then used by all rows.
 //!
-//! Tile, a block of 32 after the other: codes `[group of 4][vector]`, scales `[sub-block][vector]`,
-//! minima likewise; every item one vector of [`Lanes::LANES`] words. The arithmetic is that of
-//! `columns`, in the same order.
+//! Tile, a stored block after the other: for each part of 32 codes `[group of 4][vector]` and, where
+//! sub-blocks have them, scales `[sub-block][vector]`; then the block's scale and, with minima, their
+//! factor and the minima of sub-blocks by two. Every item is one vector of [`Lanes::LANES`] words. The
+//! arithmetic is that of `columns`, in the same order.
 
 use super::activations::Activations;
-use super::block::{BlockFormat, Sink, Unpacked, dot_codes, times_zero};
+use super::block::{BlockFormat, End, Sink, Unpacked, dot_codes, min_words, minus_sums, times_zero};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::Pieces;
 use std::marker::PhantomData;
@@ -15,15 +16,22 @@ use std::marker::PhantomData;
 pub(super) const VECTORS: usize = 2;
 
 /// Blocks of 32 in a slice of the reduction: tile and activations of a few rows stay in the first cache level.
-pub(super) const SLICE_BLOCKS: usize = 16;
+pub(super) const SLICE_BLOCKS: usize = 32;
 
 /// Bytes of the largest tile on any instruction set.
-pub(super) const TILE_BYTES: usize = SLICE_BLOCKS * VECTORS * (8 + 4) * super::lanes::MAX_LANES * 4;
+pub(super) const TILE_BYTES: usize = SLICE_BLOCKS * VECTORS * (8 + 4 + 1) * super::lanes::MAX_LANES * 4;
 
-/// Bytes of a block in the tile.
+/// Items of a part of 32 and of the end of a stored block.
+const fn items(step: usize, sub: usize, min: bool) -> (usize, usize) {
+    let scales = if step == 1 { 0 } else { sub };
+    (8 + scales, if min { 2 + min_words(step, sub, min) } else { 1 })
+}
+
+/// Bytes of a stored block in the tile.
 #[inline(always)]
-const fn block_bytes<L: Lanes>(sub: usize, min: bool) -> usize {
-    VECTORS * (8 + sub + if min { sub } else { 0 }) * L::LANES * 4
+const fn block_bytes<L: Lanes>(step: usize, sub: usize, min: bool) -> usize {
+    let (part, end) = items(step, sub, min);
+    VECTORS * (step * part + end) * L::LANES * 4
 }
 
 /// Unpacks `blocks` blocks from block `first` of one vector of rows into vector `v` of the tile.
@@ -32,11 +40,11 @@ const fn block_bytes<L: Lanes>(sub: usize, min: bool) -> usize {
 /// The processor has the instruction set, the rows hold the blocks, the tile has room for them.
 #[inline(always)]
 pub(super) unsafe fn fill<L: Lanes, F: BlockFormat>(rows: &Rows, first: usize, blocks: usize, tile: *mut u8, v: usize) {
-    let size = block_bytes::<L>(F::SUB, F::MIN);
+    let size = block_bytes::<L>(F::STEP, F::SUB, F::MIN);
     for b in (0..blocks).step_by(F::STEP) {
         // SAFETY: as the caller promises.
         unsafe {
-            let at = tile.add(b * size + v * L::LANES * 4);
+            let at = tile.add(b / F::STEP * size + v * L::LANES * 4);
             F::unpack::<L>(rows, first + b, &mut Fill::<F> { at, format: PhantomData });
         }
     }
@@ -48,20 +56,44 @@ struct Fill<F> {
     format: PhantomData<F>,
 }
 
+impl<F: BlockFormat> Fill<F> {
+    /// Where item `n` of part `i` goes; behind the last part, the end's.
+    ///
+    /// # Safety
+    /// There is such an item.
+    #[inline(always)]
+    unsafe fn item<L: Lanes>(&self, i: usize, n: usize) -> *mut u8 {
+        let (part, _) = items(F::STEP, F::SUB, F::MIN);
+        // SAFETY: as the caller promises.
+        unsafe { self.at.add((i * part + n) * VECTORS * L::LANES * 4) }
+    }
+}
+
 impl<L: Lanes, F: BlockFormat> Sink<L> for Fill<F> {
     #[inline(always)]
-    unsafe fn block(&mut self, i: usize, w: Unpacked<L>) {
+    unsafe fn part(&mut self, i: usize, w: Unpacked<L>) {
         // SAFETY: the maker of this promises the instruction set and the room.
         unsafe {
-            let block = self.at.add(i * block_bytes::<L>(F::SUB, F::MIN));
-            let item = |n: usize| block.add(n * VECTORS * L::LANES * 4);
             for (g, codes) in w.codes.into_iter().enumerate() {
-                L::store(codes, item(g));
+                L::store(codes, self.item::<L>(i, g));
             }
-            for s in 0..F::SUB {
-                L::store_f(w.scale[s], item(8 + s));
-                if F::MIN {
-                    L::store_f(w.minus_min[s], item(8 + F::SUB + s));
+            if F::STEP > 1 {
+                for s in 0..F::SUB {
+                    L::store(w.scale[s], self.item::<L>(i, 8 + s));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn end(&mut self, end: End<L>) {
+        // SAFETY: the maker of this promises the instruction set and the room.
+        unsafe {
+            L::store_f(end.d, self.item::<L>(F::STEP, 0));
+            if F::MIN {
+                L::store_f(end.minus_min, self.item::<L>(F::STEP, 1));
+                for j in 0..min_words(F::STEP, F::SUB, F::MIN) {
+                    L::store(end.mins[j], self.item::<L>(F::STEP, 2 + j));
                 }
             }
         }
@@ -88,19 +120,27 @@ pub(super) struct Slice {
     pub begin: bool,
 }
 
-/// Adds the slice to `R` rows of y, asking for `lines` lines of the next slice with each block.
+/// Adds the slice to `R` rows of y, asking for `lines` lines of the next slice with each part of 32.
 ///
 /// # Safety
 /// The processor has the instruction set; the slice's pointers hold `R` rows.
 #[inline(always)]
-pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
+pub(super) unsafe fn rows<
+    L: Lanes,
+    const STEP: usize,
+    const SUB: usize,
+    const MIN: bool,
+    const ZERO: i32,
+    const R: usize,
+>(
     slice: &Slice,
     row: usize,
     next: &mut Pieces,
     lines: usize,
 ) {
     let vector = L::LANES * 4;
-    let size = block_bytes::<L>(SUB, MIN);
+    let size = block_bytes::<L>(STEP, SUB, MIN);
+    let (part_items, _) = items(STEP, SUB, MIN);
     let part = |v: usize| slice.columns.saturating_sub(v * L::LANES).min(L::LANES);
     // SAFETY: as the caller promises.
     unsafe {
@@ -114,58 +154,58 @@ pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const ZER
                 }
             }
         }
-        for b in 0..slice.blocks {
-            next.ask::<L>(lines);
-            // The outputs of the next rows, which lie far apart, come into the cache meanwhile.
-            if b < R && !slice.begin {
-                let ahead = y.wrapping_add((R + b) * slice.y_stride);
-                for v in 0..=VECTORS {
-                    L::prefetch_near(ahead.wrapping_add(v * L::LANES - v / VECTORS).cast());
+        for b in (0..slice.blocks).step_by(STEP) {
+            let block = slice.tile.add(b / STEP * size);
+            let item = |i: usize, n: usize, v: usize| block.add(((i * part_items + n) * VECTORS + v) * vector);
+            let x = |r: usize, i: usize| x.add(r * slice.x_stride + b + i);
+            let mut sums = [[L::splat(0); VECTORS]; R];
+            for i in 0..STEP {
+                next.ask::<L>(lines);
+                // The outputs of the next rows, which lie far apart, come into the cache meanwhile.
+                if b + i < R && !slice.begin {
+                    let ahead = y.wrapping_add((R + b + i) * slice.y_stride);
+                    for v in 0..=VECTORS {
+                        L::prefetch_near(ahead.wrapping_add(v * L::LANES - v / VECTORS).cast());
+                    }
                 }
-            }
-            let block = slice.tile.add(b * size);
-            let item = |n: usize, v: usize| block.add((n * VECTORS + v) * vector);
-            let mut sums = [[L::splat_f(0.0); VECTORS]; R];
-            for s in 0..SUB {
-                let mut dot = [[L::splat(0); VECTORS]; R];
-                for (r, dot) in dot.iter_mut().enumerate() {
-                    let x = &*x.add(r * slice.x_stride + b);
-                    let minus = match (SUB, s) {
-                        (1, _) => x.minus_sum,
-                        (_, 0) => x.minus_first,
-                        _ => x.minus_second,
-                    };
-                    *dot = [times_zero::<L, ZERO>(L::splat(minus)); VECTORS];
-                }
-                let groups = 8 / SUB;
-                for g in s * groups..(s + 1) * groups {
-                    let w: [L::V; VECTORS] = [L::load(item(g, 0)), L::load(item(g, 1))];
+                for s in 0..SUB {
+                    let mut dot = [[L::splat(0); VECTORS]; R];
                     for (r, dot) in dot.iter_mut().enumerate() {
-                        let codes = &(*x.add(r * slice.x_stride + b)).codes;
-                        let word = codes.as_ptr().add(4 * g).cast::<i32>().read();
-                        for (dot, w) in dot.iter_mut().zip(w) {
-                            *dot = dot_codes::<L, ZERO>(*dot, w, word);
+                        *dot = [times_zero::<L, ZERO>(L::splat(minus_sum::<SUB>(&*x(r, i), s))); VECTORS];
+                    }
+                    let groups = 8 / SUB;
+                    for g in s * groups..(s + 1) * groups {
+                        let w: [L::V; VECTORS] = [L::load(item(i, g, 0)), L::load(item(i, g, 1))];
+                        for (r, dot) in dot.iter_mut().enumerate() {
+                            let word = (&raw const (*x(r, i)).codes).cast::<i8>().add(4 * g).cast::<i32>().read();
+                            for (dot, w) in dot.iter_mut().zip(w) {
+                                *dot = dot_codes::<L, ZERO>(*dot, w, word);
+                            }
+                        }
+                    }
+                    for (sums, dot) in sums.iter_mut().zip(dot) {
+                        for v in 0..VECTORS {
+                            sums[v] = match STEP {
+                                1 => dot[v],
+                                _ => L::add(sums[v], L::times(dot[v], L::load(item(i, 8 + s, v)))),
+                            };
                         }
                     }
                 }
-                for (sums, dot) in sums.iter_mut().zip(dot) {
-                    for v in 0..VECTORS {
-                        let scale = L::load_f(item(8 + s, v));
-                        let dot = L::to_f(dot[v]);
-                        sums[v] = if s == 0 { L::mul(dot, scale) } else { L::fma(dot, scale, sums[v]) };
-                    }
-                }
             }
-            for (r, (acc, sums)) in acc.iter_mut().zip(&mut sums).enumerate() {
-                let x = &*x.add(r * slice.x_stride + b);
+            for (r, (acc, sums)) in acc.iter_mut().zip(&sums).enumerate() {
+                let scale = L::splat_f((*x(r, 0)).scale);
                 for v in 0..VECTORS {
-                    if MIN && SUB == 1 {
-                        sums[v] = L::fma(L::load_f(item(8 + SUB, v)), L::to_f(L::splat(x.minus_sum)), sums[v]);
-                    } else if MIN {
-                        sums[v] = L::fma(L::load_f(item(8 + SUB, v)), L::to_f(L::splat(x.minus_first)), sums[v]);
-                        sums[v] = L::fma(L::load_f(item(9 + SUB, v)), L::to_f(L::splat(x.minus_second)), sums[v]);
+                    let mut sum = L::mul(L::to_f(sums[v]), L::load_f(item(STEP, 0, v)));
+                    if MIN {
+                        let words = min_words(STEP, SUB, MIN);
+                        let mut mins = L::splat(if words == 0 { (*x(r, 0)).minus_sum } else { 0 });
+                        for j in 0..words {
+                            mins = L::dot_halves(mins, L::load(item(STEP, 2 + j, v)), minus_sums::<SUB>(x(r, 0), j));
+                        }
+                        sum = L::fma(L::to_f(mins), L::load_f(item(STEP, 1, v)), sum);
                     }
-                    acc[v] = L::fma(sums[v], L::splat_f(x.scale), acc[v]);
+                    acc[v] = L::fma(sum, scale, acc[v]);
                 }
             }
         }
@@ -174,5 +214,15 @@ pub(super) unsafe fn rows<L: Lanes, const SUB: usize, const MIN: bool, const ZER
                 L::store_part(acc, y.add(r * slice.y_stride + v * L::LANES), part(v));
             }
         }
+    }
+}
+
+/// Minus the sum of the codes of x that meet sub-block `s` of `SUB`.
+#[inline(always)]
+fn minus_sum<const SUB: usize>(x: &Activations, s: usize) -> i32 {
+    match (SUB, s) {
+        (1, _) => x.minus_sum,
+        (_, 0) => x.minus_first,
+        _ => x.minus_second,
     }
 }

@@ -1,7 +1,7 @@
 //! IQ4_NL: 18 bytes for 32 weights: `d` f16, nibbles that name one of 16 levels. IQ4_XS: 136 bytes
 //! for 256: `d` f16, 16 bits and 4 bytes that make eight 6-bit scales with zero at 32, nibbles.
 
-use super::{BlockFormat, Sink, Unpacked, half_split};
+use super::{BlockFormat, End, Sink, Unpacked, half_split};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -46,7 +46,8 @@ impl BlockFormat for Iq4Nl {
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let codes = levels::<L>(L::gather16(rows, at + 2));
-            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
+            sink.part(0, Unpacked::plain(codes));
+            sink.end(End::plain(d, d));
         }
     }
 }
@@ -67,11 +68,12 @@ impl BlockFormat for Iq4Xs {
             let (mut high, mut low) = (L::shr::<16>(head), L::gather4(rows, at + 4));
             for i in 0..8 {
                 let six = L::or(L::and(low, L::splat(15)), L::shl::<4>(L::and(high, L::splat(3))));
-                let scale = L::mul(L::to_f(L::sub(six, L::splat(32))), d);
+                let scale = L::sub(six, L::splat(32));
                 let codes = levels::<L>(L::gather16(rows, at + 8 + 16 * i));
-                sink.block(i, Unpacked { codes, scale: [scale; 2], minus_min: [d; 2] });
+                sink.part(i, Unpacked { scale: [scale; 2], ..Unpacked::plain(codes) });
                 (high, low) = (L::shr::<2>(high), L::shr::<4>(low));
             }
+            sink.end(End::plain(d, d));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How each block format unpacks into unsigned codes and scales, one vector lane a weight row.
 //!
-//! All formats come to the same form. A block of 32 weights of a row is
-//! `w_i = scale_s · (code_i - ZERO) + min_s`, with `s` the sub-block of 16 or, for most formats, the
-//! whole block. Products of a format's scales (half precision times 4 to 8 bits) are exact in f32.
+//! All formats come to the same form. A stored block of a row has parts of 32 weights,
+//! `w_i = d · scale_s · (code_i - ZERO) - minus_min · min_s`, with `s` the sub-block of 16 or, for most
+//! formats, the whole part. Scales and minima of sub-blocks are integers, which formats of 32 do not have.
 
 mod iq4;
 mod q2_k;
@@ -22,6 +22,7 @@ pub(super) use q5::{Q5_0, Q5_1};
 pub(super) use q6_k::Q6K;
 pub(super) use q8_0::Q8_0;
 
+use super::activations::Activations;
 use super::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -30,37 +31,92 @@ use memwall_formats::Dtype;
 pub(super) struct Unpacked<L: Lanes> {
     /// Vector `g` has codes `4g..4g + 4`, the first in the lowest byte.
     pub codes: [L::V; 8],
-    /// One a sub-block; the second is unused when there is one.
-    pub scale: [L::F; 2],
-    /// One a sub-block; unused without minima.
-    pub minus_min: [L::F; 2],
+    /// One a sub-block, if the format has them; the second is unused when there is one.
+    pub scale: [L::V; 2],
+}
+
+impl<L: Lanes> Unpacked<L> {
+    /// Of a format without scales of sub-blocks.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    #[inline(always)]
+    unsafe fn plain(codes: [L::V; 8]) -> Unpacked<L> {
+        // SAFETY: as the caller promises.
+        let none = unsafe { [L::splat(0); 2] };
+        Unpacked { codes, scale: none }
+    }
 }
 
 /// What is done with unpacked blocks. (A trait and not a closure, because closures cannot be made to
 /// be inlined, and what is not inlined here is compiled without the instruction set.)
 pub(super) trait Sink<L: Lanes> {
-    /// Takes 32 weights of each row, number `i` of the stored block.
+    /// Takes 32 weights of each row, part `i` of the stored block.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn block(&mut self, i: usize, w: Unpacked<L>);
+    unsafe fn part(&mut self, i: usize, w: Unpacked<L>);
+
+    /// Takes what belongs to the whole stored block, whose parts came before.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn end(&mut self, end: End<L>);
+}
+
+/// What belongs to a whole stored block of each row of a vector.
+#[derive(Clone, Copy)]
+pub(super) struct End<L: Lanes> {
+    /// The scale.
+    pub d: L::F,
+    /// What the products of minima and minus the sums of x are multiplied by, if the format has minima.
+    pub minus_min: L::F,
+    /// Minima of sub-blocks by two, the earlier in the low half: [`min_words`] of them.
+    pub mins: [L::V; 8],
+}
+
+impl<L: Lanes> End<L> {
+    /// Of a format without minima of sub-blocks.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    #[inline(always)]
+    unsafe fn plain(d: L::F, minus_min: L::F) -> End<L> {
+        // SAFETY: as the caller promises.
+        End { d, minus_min, mins: unsafe { [L::splat(0); 8] } }
+    }
+}
+
+/// Words of two minima that a stored block of `step` parts with `sub` sub-blocks each has.
+pub(super) const fn min_words(step: usize, sub: usize, min: bool) -> usize {
+    if min && step > 1 { step * sub / 2 } else { 0 }
+}
+
+/// What word `j` of the minima is multiplied with.
+///
+/// # Safety
+/// `x` is followed by the other parts of the block.
+#[inline(always)]
+pub(super) unsafe fn minus_sums<const SUB: usize>(x: *const Activations, j: usize) -> i32 {
+    // SAFETY: as the caller promises.
+    bytemuck::cast(unsafe { if SUB == 1 { (*x.add(2 * j)).minus_pair } else { (*x.add(j)).minus_halves } })
 }
 
 /// A block format, unpacked.
 pub(super) trait BlockFormat: 'static {
     /// The type that this is.
     const DTYPE: Dtype;
-    /// Scales in 32 weights: 1 or 2.
+    /// Sub-blocks in 32 weights: 1 or 2.
     const SUB: usize;
     /// Whether values have a minimum added.
     const MIN: bool;
     /// The code that means zero: 0, 4, 8, 16, 32, or 128 if codes exceed 127.
     const ZERO: i32;
-    /// Blocks of 32 that [`BlockFormat::unpack`] gives at a time.
+    /// Parts of 32 in a stored block; with more than one, sub-blocks have scales of their own.
     const STEP: usize = Self::DTYPE.block_len() / 32;
 
-    /// Unpacks the stored block that begins with 32-blocks `first`, a multiple of `STEP`; the sink
-    /// gets 0..STEP in order.
+    /// Unpacks the stored block whose first part is part `first` of the row, a multiple of `STEP`; the sink
+    /// gets 0..STEP in order, and the end.
     ///
     /// # Safety
     /// The processor has the instruction set; the rows hold that block.
@@ -128,6 +184,22 @@ unsafe fn byte<L: Lanes>(v: L::V, j: usize) -> L::V {
             1 => L::and(L::shr::<8>(v), mask),
             2 => L::and(L::shr::<16>(v), mask),
             _ => L::shr::<24>(v),
+        }
+    }
+}
+
+/// Bytes `j` and `j + 1` of every lane, zero-extended to halves; `j` is 0 or 2.
+///
+/// # Safety
+/// As the trait's.
+#[inline(always)]
+unsafe fn two_bytes<L: Lanes>(v: L::V, j: usize) -> L::V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if j == 0 {
+            L::or(L::and(v, L::splat(255)), L::and(L::shl::<8>(v), L::splat(255 << 16)))
+        } else {
+            L::or(L::and(L::shr::<16>(v), L::splat(255)), L::and(L::shr::<8>(v), L::splat(255 << 16)))
         }
     }
 }

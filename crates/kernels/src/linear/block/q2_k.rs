@@ -1,7 +1,7 @@
 //! Q2_K: 84 bytes for 256 weights in 16 blocks of 16: 16 bytes with a 4-bit scale (low) and a 4-bit
 //! minimum (high), 64 bytes of bit pairs, `d`, `dmin` f16. `w = d·scale·code - dmin·min`.
 
-use super::{BlockFormat, Sink, Unpacked, byte, bytes};
+use super::{BlockFormat, End, Sink, Unpacked, byte, bytes};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -23,11 +23,12 @@ impl BlockFormat for Q2K {
             let dmin = L::high_half(dd);
             let s = L::gather16(rows, at);
             let four = L::splat(15);
-            let (mut scale, mut min) = ([d; 16], [d; 16]);
+            let (mut scale, mut mins) = ([four; 16], [four; 8]);
             for j in 0..16 {
                 let both = byte::<L>(s[j / 4], j % 4);
-                scale[j] = L::mul(L::to_f(L::and(both, four)), d);
-                min[j] = L::mul(L::to_f(L::shr::<4>(both)), dmin);
+                scale[j] = L::and(both, four);
+                let min = L::shr::<4>(both);
+                mins[j / 2] = if j % 2 == 0 { min } else { L::or(mins[j / 2], L::shl::<16>(min)) };
             }
             let pair = L::splat(bytes(3));
             for half in 0..2 {
@@ -39,16 +40,10 @@ impl BlockFormat for Q2K {
                         *q = L::shr::<2>(*q);
                     }
                     let j = 4 * half + i;
-                    sink.block(
-                        j,
-                        Unpacked {
-                            codes,
-                            scale: [scale[2 * j], scale[2 * j + 1]],
-                            minus_min: [min[2 * j], min[2 * j + 1]],
-                        },
-                    );
+                    sink.part(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]] });
                 }
             }
+            sink.end(End { d, minus_min: dmin, mins });
         }
     }
 }

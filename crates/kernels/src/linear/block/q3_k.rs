@@ -1,7 +1,7 @@
 //! Q3_K: 110 bytes for 256 weights in 16 blocks of 16: 32 bytes of third bits (bit `b` for the 32
 //! weights `b`), 64 bytes of bit pairs, 12 bytes of 6-bit scales with zero at 32, `d` f16; codes' zero at 4.
 
-use super::{BlockFormat, Sink, Unpacked, byte, bytes};
+use super::{BlockFormat, End, Sink, Unpacked, byte, bytes};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -27,9 +27,9 @@ impl BlockFormat for Q3K {
                 L::or(L::and(L::shr::<4>(a), four), L::and(c, two)),
                 L::or(L::and(L::shr::<4>(b), four), L::and(L::shr::<2>(c), two)),
             ];
-            let mut scale = [d; 16];
+            let mut scale = [two; 16];
             for (j, scale) in scale.iter_mut().enumerate() {
-                *scale = L::mul(L::to_f(L::sub(byte::<L>(s[j / 4], j % 4), L::splat(32))), d);
+                *scale = L::sub(byte::<L>(s[j / 4], j % 4), L::splat(32));
             }
             let mut third = L::gather32(rows, at);
             let (pair, one) = (L::splat(bytes(3)), L::splat(bytes(1)));
@@ -43,9 +43,10 @@ impl BlockFormat for Q3K {
                         third[g] = L::shr::<1>(third[g]);
                     }
                     let j = 4 * half + i;
-                    sink.block(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], minus_min: [d; 2] });
+                    sink.part(j, Unpacked { scale: [scale[2 * j], scale[2 * j + 1]], ..Unpacked::plain(codes) });
                 }
             }
+            sink.end(End::plain(d, d));
         }
     }
 }

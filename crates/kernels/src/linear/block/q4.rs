@@ -1,6 +1,6 @@
 //! Q4_0: 18 bytes for 32 weights: `d` f16, 16 bytes of nibbles, zero at 8. Q4_1: 20 bytes: `d`, `m` f16, nibbles.
 
-use super::{BlockFormat, Sink, Unpacked, half_split};
+use super::{BlockFormat, End, Sink, Unpacked, half_split};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -20,7 +20,8 @@ impl BlockFormat for Q4_0 {
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let codes = half_split::<L>(L::gather16(rows, at + 2));
-            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
+            sink.part(0, Unpacked::plain(codes));
+            sink.end(End::plain(d, d));
         }
     }
 }
@@ -38,14 +39,8 @@ impl BlockFormat for Q4_1 {
         unsafe {
             let dm = L::gather4(rows, at);
             let codes = half_split::<L>(L::gather16(rows, at + 4));
-            sink.block(
-                0,
-                Unpacked {
-                    codes,
-                    scale: [L::low_half(dm); 2],
-                    minus_min: [L::mul(L::high_half(dm), L::splat_f(-1.0)); 2],
-                },
-            );
+            sink.part(0, Unpacked::plain(codes));
+            sink.end(End::plain(L::low_half(dm), L::mul(L::high_half(dm), L::splat_f(-1.0))));
         }
     }
 }

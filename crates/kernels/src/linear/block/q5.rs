@@ -1,7 +1,7 @@
 //! Q5_0: 22 bytes for 32 weights: `d` f16, fifth bits (bit `i` of 32 for weight `i`), nibbles; zero at 16.
 //! Q5_1: 24 bytes: `d`, `m` f16, fifth bits, nibbles.
 
-use super::{BlockFormat, Sink, Unpacked, half_split};
+use super::{BlockFormat, End, Sink, Unpacked, half_split};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -35,7 +35,8 @@ impl BlockFormat for Q5_0 {
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let codes = five_bits::<L>(L::gather16(rows, at + 6), L::gather4(rows, at + 2));
-            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
+            sink.part(0, Unpacked::plain(codes));
+            sink.end(End::plain(d, d));
         }
     }
 }
@@ -53,14 +54,8 @@ impl BlockFormat for Q5_1 {
         unsafe {
             let dm = L::gather4(rows, at);
             let codes = five_bits::<L>(L::gather16(rows, at + 8), L::gather4(rows, at + 4));
-            sink.block(
-                0,
-                Unpacked {
-                    codes,
-                    scale: [L::low_half(dm); 2],
-                    minus_min: [L::mul(L::high_half(dm), L::splat_f(-1.0)); 2],
-                },
-            );
+            sink.part(0, Unpacked::plain(codes));
+            sink.end(End::plain(L::low_half(dm), L::mul(L::high_half(dm), L::splat_f(-1.0))));
         }
     }
 }

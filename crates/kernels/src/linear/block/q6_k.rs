@@ -1,7 +1,7 @@
 //! Q6_K: 210 bytes for 256 weights in 16 blocks of 16: 128 bytes of low nibbles, 64 bytes of high bit
 //! pairs, 16 signed 8-bit scales, `d` f16; zero at 32.
 
-use super::{BlockFormat, Sink, Unpacked, bytes, high_nibbles, low_nibbles, signed_byte};
+use super::{BlockFormat, End, Sink, Unpacked, bytes, high_nibbles, low_nibbles, signed_byte};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -20,9 +20,9 @@ impl BlockFormat for Q6K {
         unsafe {
             let d = L::low_half(L::gather2(rows, at + 208));
             let s = L::gather16(rows, at + 192);
-            let mut scale = [d; 16];
+            let mut scale = [s[0]; 16];
             for (j, scale) in scale.iter_mut().enumerate() {
-                *scale = L::mul(L::to_f(signed_byte::<L>(s[j / 4], j % 4)), d);
+                *scale = signed_byte::<L>(s[j / 4], j % 4);
             }
             for half in 0..2 {
                 let a = L::gather32(rows, at + 64 * half);
@@ -41,9 +41,10 @@ impl BlockFormat for Q6K {
                         codes[g] = L::or(codes[g], L::and(high, L::splat(bytes(0x30))));
                     }
                     let j = 4 * half + i;
-                    sink.block(j, Unpacked { codes, scale: [scale[2 * j], scale[2 * j + 1]], minus_min: [d; 2] });
+                    sink.part(j, Unpacked { scale: [scale[2 * j], scale[2 * j + 1]], ..Unpacked::plain(codes) });
                 }
             }
+            sink.end(End::plain(d, d));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Q8_0: 34 bytes for 32 weights: `d` f16, 32 signed codes. Stored here as code + 128.
 
-use super::{BlockFormat, Sink, Unpacked, bytes};
+use super::{BlockFormat, End, Sink, Unpacked, bytes};
 use crate::linear::lanes::{Lanes, Rows};
 use memwall_formats::Dtype;
 
@@ -22,7 +22,8 @@ impl BlockFormat for Q8_0 {
             for v in &mut codes {
                 *v = L::xor(*v, L::splat(bytes(0x80)));
             }
-            sink.block(0, Unpacked { codes, scale: [d; 2], minus_min: [d; 2] });
+            sink.part(0, Unpacked::plain(codes));
+            sink.end(End::plain(d, d));
         }
     }
 }
