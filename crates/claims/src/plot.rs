@@ -413,7 +413,10 @@ fn extent(values: &[f64]) -> (f64, f64) {
 /// A figure in at most four significant digits.
 pub(crate) fn short(value: f64) -> String {
     let magnitude = value.abs();
-    if value == 0.0 || !value.is_finite() {
+    if value == 0.0 {
+        // Also of the zero below zero.
+        "0".to_owned()
+    } else if !value.is_finite() {
         format!("{value}")
     } else if !(1e-3..1e5).contains(&magnitude) {
         format!("{value:.1e}")

@@ -86,14 +86,16 @@ fn measured(record: &Record) -> String {
     if is_stale(record) {
         text += " (stale: its claim has changed since)";
     }
-    for check in &report.checks {
+    let met = report.checks.iter().filter(|check| check.holds).count();
+    write!(text, ", {met} of {} bars met", report.checks.len()).expect("a String takes all");
+    // What is not met is named; the figures of what is met are in the plot.
+    for check in report.checks.iter().filter(|check| !check.holds) {
         let unit = match check.kind {
             Kind::Ratio => "×".to_owned(),
             Kind::Difference | Kind::Value => format!(" {}", check.unit),
         };
-        let mark = if check.holds { "" } else { ", not met" };
-        write!(text, "; {}: {}{unit} (bar {}{mark})", check.what, short(check.figure), bar_sign(check.bar),)
-            .expect("a String takes all");
+        let (figure, bar) = (short(check.figure), bar_sign(check.bar));
+        write!(text, "; not {}: {figure}{unit} (bar {bar})", check.what).expect("a String takes all");
     }
     if !report.falsifier.fails_as_it_must {
         text += "; its falsifier did not fail";

@@ -113,7 +113,7 @@ pub(super) mod avx512 {
     fn ask_for(row: *const u8, behind: usize, bytes: usize) {
         for line in (0..bytes).step_by(64) {
             // SAFETY: any address may be asked for.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(behind + line).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(behind + line).cast()) };
         }
     }
 

@@ -253,32 +253,6 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn gather64(rows: &Rows, at: usize) -> [[__m512i; 8]; 2] {
-        // SAFETY: as above.
-        unsafe {
-            let row = |i: usize| _mm512_loadu_si512(rows.0[i].add(at).cast());
-            // Quarter l of vector j of four rows: word 4l + j of each.
-            let four = |i: usize| transpose_4([row(i), row(i + 1), row(i + 2), row(i + 3)]);
-            let (a, b, c, d) = (four(0), four(4), four(8), four(12));
-            let mut words = [[_mm512_setzero_si512(); 8]; 2];
-            for j in 0..4 {
-                let (ab_low, ab_high) = (
-                    _mm512_shuffle_i32x4::<0b01_00_01_00>(a[j], b[j]),
-                    _mm512_shuffle_i32x4::<0b11_10_11_10>(a[j], b[j]),
-                );
-                let (cd_low, cd_high) = (
-                    _mm512_shuffle_i32x4::<0b01_00_01_00>(c[j], d[j]),
-                    _mm512_shuffle_i32x4::<0b11_10_11_10>(c[j], d[j]),
-                );
-                words[0][j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_low, cd_low);
-                words[0][j + 4] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_low, cd_low);
-                words[1][j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_high, cd_high);
-                words[1][j + 4] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_high, cd_high);
-            }
-            words
-        }
-    }
-    #[inline(always)]
     unsafe fn prefetch_near(p: *const u8) {
         // SAFETY: as above; a prefetch reads nothing that a program can see.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

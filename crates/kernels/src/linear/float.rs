@@ -15,7 +15,7 @@ pub(super) const SLICE_WORDS: usize = 2048;
 pub(super) const TILE_BYTES: usize = SLICE_WORDS * VECTORS * MAX_LANES * 4;
 
 /// A float format as words to multiply with the words of x.
-pub(super) trait FloatFormat: Copy + 'static {
+pub(super) trait FloatFormat: 'static {
     /// Whether a word of x is a pair of bf16.
     const PAIRS: bool;
     /// Words of x for 32 bytes of weights.
@@ -38,11 +38,8 @@ pub(super) trait Sink<L: Lanes> {
     unsafe fn word(&mut self, k: usize, w: L::V);
 }
 
-#[derive(Clone, Copy)]
 pub(super) struct F32;
-#[derive(Clone, Copy)]
 pub(super) struct F16;
-#[derive(Clone, Copy)]
 pub(super) struct BF16;
 
 impl FloatFormat for F32 {
@@ -98,57 +95,39 @@ unsafe fn term<L: Lanes, const PAIRS: bool>(acc: L::F, w: L::V, x: u32) -> L::F 
     }
 }
 
-/// The words `begin..end` of `C` vectors of rows, in order: each vector's sink gets them.
+/// The words `begin..end` of a vector of rows, in order: the sink gets them.
 ///
 /// # Safety
 /// The processor has the instruction set; the rows hold `row_bytes` bytes; `begin` is a multiple of
 /// `WORDS`, `end` too or the last word.
 #[inline(always)]
-unsafe fn words<L: Lanes, F: FloatFormat, const C: usize>(
-    rows: &[Rows; C],
+unsafe fn words<L: Lanes, F: FloatFormat>(
+    rows: &Rows,
     row_bytes: usize,
     begin: usize,
     end: usize,
     mut prefetch: Option<&mut Prefetch>,
-    sinks: &mut [impl Sink<L>; C],
+    sink: &mut impl Sink<L>,
 ) {
     let mut k = begin;
     // SAFETY: as the caller promises; the last, partial 32 bytes are copied out before they are read.
     unsafe {
-        let fits = |k: usize, pieces: usize| k + pieces * F::WORDS <= end && (k / F::WORDS + pieces) * 32 <= row_bytes;
-        // Whole lines, each touched once: rows a power of two apart share a few lines of the first cache level, and a half
-        // that is left for later is gone by then.
-        let inside_a_line = rows[0].0[0] as usize % 64 == 32 && row_bytes.is_multiple_of(64) && begin == 0;
-        let mut apart = usize::from(inside_a_line);
-        while fits(k, 1) {
-            let pieces = if apart == 0 && fits(k, 2) { 2 } else { 1 };
-            apart = apart.saturating_sub(1);
+        while k + F::WORDS <= end && (k / F::WORDS + 1) * 32 <= row_bytes {
             if let Some(prefetch) = &mut prefetch {
-                prefetch.bytes::<L>(C * L::LANES * 32 * pieces);
+                prefetch.bytes::<L>(L::LANES * 32);
             }
-            for (rows, sink) in rows.iter().zip(&mut *sinks) {
-                let at = k / F::WORDS * 32;
-                if pieces == 2 {
-                    let [first, second] = L::gather64(rows, at);
-                    F::expand::<L>(first, k, sink);
-                    F::expand::<L>(second, k + F::WORDS, sink);
-                } else {
-                    F::expand::<L>(L::gather32(rows, at), k, sink);
-                }
-            }
-            k += pieces * F::WORDS;
+            F::expand::<L>(L::gather32(rows, k / F::WORDS * 32), k, sink);
+            k += F::WORDS;
         }
         if k < end {
             let at = k / F::WORDS * 32;
-            for (rows, sink) in rows.iter().zip(&mut *sinks) {
-                let mut tail = [[0u8; 32]; MAX_LANES];
-                let mut copies = *rows;
-                for (copy, tail) in copies.0.iter_mut().zip(&mut tail).take(L::LANES) {
-                    std::ptr::copy_nonoverlapping(copy.add(at), tail.as_mut_ptr(), row_bytes - at);
-                    *copy = tail.as_ptr();
-                }
-                F::expand::<L>(L::gather32(&copies, 0), k, &mut Until { end, sink });
+            let mut tail = [[0u8; 32]; MAX_LANES];
+            let mut copies = *rows;
+            for (copy, tail) in copies.0.iter_mut().zip(&mut tail).take(L::LANES) {
+                std::ptr::copy_nonoverlapping(copy.add(at), tail.as_mut_ptr(), row_bytes - at);
+                *copy = tail.as_ptr();
             }
+            F::expand::<L>(L::gather32(&copies, 0), k, &mut Until { end, sink });
         }
     }
 }
@@ -170,7 +149,6 @@ impl<L: Lanes, S: Sink<L>> Sink<L> for Until<'_, S> {
 }
 
 /// Outputs so far, and the words of x.
-#[derive(Clone, Copy)]
 struct Sums<L: Lanes, F, const R: usize> {
     acc: [L::F; R],
     x: *const u32,
@@ -192,30 +170,23 @@ impl<L: Lanes, F: FloatFormat, const R: usize> Sink<L> for Sums<L, F, R> {
     }
 }
 
-/// Outputs of `R` rows of x, `words_in_row` words apart, for the weight rows of `C` vectors.
-///
-/// With several vectors, the chain of one goes on while the other waits for its last term.
+/// Outputs of `R` rows of x, `words_in_row` words apart, for the weight rows of one vector.
 ///
 /// # Safety
 /// The processor has the instruction set; rows and x have the lengths given.
 #[inline(always)]
-pub(super) unsafe fn columns<L: Lanes, F: FloatFormat, const R: usize, const C: usize>(
-    rows: &[Rows; C],
+pub(super) unsafe fn columns<L: Lanes, F: FloatFormat, const R: usize>(
+    rows: &Rows,
     row_bytes: usize,
     x: *const u32,
     words_in_row: usize,
     prefetch: &mut Prefetch,
-) -> [[L::F; R]; C] {
+) -> [L::F; R] {
     // SAFETY: as the caller promises.
     unsafe {
-        let zero = L::splat_f(0.0);
-        let mut sums = [Sums::<L, F, R> { acc: [zero; R], x, stride: words_in_row, format: PhantomData }; C];
-        words::<L, F, C>(rows, row_bytes, 0, words_in_row, Some(prefetch), &mut sums);
-        let mut acc = [[zero; R]; C];
-        for (acc, sums) in acc.iter_mut().zip(&sums) {
-            *acc = sums.acc;
-        }
-        acc
+        let mut sums = Sums::<L, F, R> { acc: [L::splat_f(0.0); R], x, stride: words_in_row, format: PhantomData };
+        words::<L, F>(rows, row_bytes, 0, words_in_row, Some(prefetch), &mut sums);
+        sums.acc
     }
 }
 
@@ -235,7 +206,7 @@ pub(super) unsafe fn fill<L: Lanes, F: FloatFormat>(
     let vector = L::LANES * 4;
     // SAFETY: as the caller promises.
     unsafe {
-        words::<L, F, 1>(&[*rows], row_bytes, begin, end, None, &mut [Fill { at: tile.add(v * vector), begin }]);
+        words::<L, F>(rows, row_bytes, begin, end, None, &mut Fill { at: tile.add(v * vector), begin });
     }
 }
 

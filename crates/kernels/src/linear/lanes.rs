@@ -90,12 +90,6 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn gather16(rows: &Rows, at: usize) -> [Self::V; 4];
     /// 32 bytes at each row, moved by `at`: vector `i` has bytes `4i..4i+4`.
     unsafe fn gather32(rows: &Rows, at: usize) -> [Self::V; 8];
-    /// 64 bytes at each row, moved by `at`: vector `i` has bytes `4i..4i+4`.
-    #[inline(always)]
-    unsafe fn gather64(rows: &Rows, at: usize) -> [[Self::V; 8]; 2] {
-        // SAFETY: as the trait's functions.
-        unsafe { [Self::gather32(rows, at), Self::gather32(rows, at + 32)] }
-    }
     /// Asks for the cache line at `p`, which need not be readable, for the first cache level.
     unsafe fn prefetch_near(p: *const u8);
     /// Asks for the cache line at `p`, which need not be readable, for the second cache level.

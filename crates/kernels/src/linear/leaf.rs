@@ -253,19 +253,14 @@ unsafe fn block_columns<L: Lanes, F: BlockFormat, const R: usize>(job: &Job, col
 unsafe fn float_columns<L: Lanes, F: FloatFormat, const R: usize>(job: &Job, columns: Columns) {
     let x = job.x.cast::<u32>();
     let mut prefetch = Prefetch::from(job.w);
-    for column in (columns.begin..columns.end).step_by(VECTORS * L::LANES) {
-        prefetch.jump(job.after(columns, column + VECTORS * L::LANES));
-        let vector = |v: usize| column + v * L::LANES;
-        // A vector beyond the columns repeats the last one.
-        let rows = std::array::from_fn::<_, VECTORS, _>(|v| job.rows(vector(v).min(job.n - 1), L::LANES));
+    for column in (columns.begin..columns.end).step_by(L::LANES) {
+        prefetch.jump(job.after(columns, column + L::LANES));
+        let rows = job.rows(column, L::LANES);
         // SAFETY: as the caller promises.
         unsafe {
-            let acc = float::columns::<L, F, R, VECTORS>(&rows, job.row_bytes, x, job.terms, &mut prefetch);
-            for (v, acc) in acc.into_iter().enumerate() {
-                for (r, acc) in acc.into_iter().enumerate() {
-                    let lanes = L::LANES.min(columns.end.saturating_sub(vector(v)));
-                    L::store_part(acc, job.y.wrapping_add(r * job.n + vector(v)), lanes);
-                }
+            let acc = float::columns::<L, F, R>(&rows, job.row_bytes, x, job.terms, &mut prefetch);
+            for (r, acc) in acc.into_iter().enumerate() {
+                L::store_part(acc, job.y.add(r * job.n + column), L::LANES.min(columns.end - column));
             }
         }
     }
