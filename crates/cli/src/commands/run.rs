@@ -76,7 +76,9 @@ impl Args {
     /// A lone argument of several words that is no file is a prompt for the model that ships.
     fn model_and_prompt(&self) -> (Option<&Path>, Option<&str>) {
         match (self.model.as_deref(), self.prompt.as_deref()) {
-            (Some(words), None) if !words.exists() && words.to_str().is_some_and(|w| w.contains(' ')) => {
+            (Some(words), None)
+                if !words.exists() && words.to_str().is_some_and(|w| w.contains(char::is_whitespace)) =>
+            {
                 (None, words.to_str())
             }
             both => both,
@@ -101,6 +103,14 @@ impl Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.sampling().check()?;
     let (path, prompt) = args.model_and_prompt();
+    if let (Some(word), None, None, None) = (path, prompt, &args.file, &args.token_ids)
+        && !word.exists()
+    {
+        bail!(
+            "{}: no such file or folder; a prompt of one word goes after a model, or comes through standard input (-f -)",
+            word.display()
+        );
+    }
     let model = load::model(path)?;
     let tokenizer = match (load::tokenizer(&model), &args.token_ids) {
         (Ok(tokenizer), _) => Some(tokenizer),
