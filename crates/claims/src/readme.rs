@@ -95,7 +95,7 @@ fn measured(record: &Record) -> String {
             Kind::Difference | Kind::Value => format!(" {}", check.unit),
         };
         let (figure, bar) = (short(check.figure), bar_sign(check.bar));
-        write!(text, "; not {}: {figure}{unit} (bar {bar})", check.what).expect("a String takes all");
+        write!(text, "; not met: {}, {figure}{unit} (bar {bar})", check.what).expect("a String takes all");
     }
     if !report.falsifier.fails_as_it_must {
         text += "; its falsifier did not fail";

@@ -67,9 +67,8 @@ impl Op for Linear {
             return Ok(());
         }
         // On the stack: a step allocates nothing.
-        let at = |i: usize| i.min(count - 1);
         let ws: [Weights<'_>; MAX_WEIGHTS] = std::array::from_fn(|i| {
-            let w = 1 + at(i);
+            let w = 1 + i.min(count - 1);
             Weights { dtype: io.in_dtype(w), bytes: io.in_bytes(w), n: io.in_sizes(w).axis(0), k }
         });
         let mut ys: [&mut [f32]; MAX_WEIGHTS] =
