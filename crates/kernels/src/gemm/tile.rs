@@ -69,26 +69,11 @@ impl<T: Real> Tiles<'_, T> {
                         let c = self.c.add((row + within) * self.ldc + column);
                         let a = a.as_ptr().add(within);
                         let done = match rows {
-                            12.. if S::TILE_ROWS >= 12 => {
-                                tile::<S, O, 12>(s, self.steps, a, b.as_ptr(), c, self.ldc, columns, self.start);
-                                12
-                            }
-                            6.. if S::TILE_ROWS >= 6 => {
-                                tile::<S, O, 6>(s, self.steps, a, b.as_ptr(), c, self.ldc, columns, self.start);
-                                6
-                            }
-                            4.. => {
-                                tile::<S, O, 4>(s, self.steps, a, b.as_ptr(), c, self.ldc, columns, self.start);
-                                4
-                            }
-                            2.. => {
-                                tile::<S, O, 2>(s, self.steps, a, b.as_ptr(), c, self.ldc, columns, self.start);
-                                2
-                            }
-                            _ => {
-                                tile::<S, O, 1>(s, self.steps, a, b.as_ptr(), c, self.ldc, columns, self.start);
-                                1
-                            }
+                            12.. if S::TILE_ROWS >= 12 => self.part::<S, O, 12>(s, a, b.as_ptr(), c, columns),
+                            6.. if S::TILE_ROWS >= 6 => self.part::<S, O, 6>(s, a, b.as_ptr(), c, columns),
+                            4.. => self.part::<S, O, 4>(s, a, b.as_ptr(), c, columns),
+                            2.. => self.part::<S, O, 2>(s, a, b.as_ptr(), c, columns),
+                            _ => self.part::<S, O, 1>(s, a, b.as_ptr(), c, columns),
                         };
                         rows -= done;
                         within += done;
@@ -97,13 +82,48 @@ impl<T: Real> Tiles<'_, T> {
             }
         }
     }
+
+    /// `ROWS` rows of C and `columns` columns, at most two vectors; the number of rows.
+    ///
+    /// # Safety
+    /// As [`tile`], but only `columns` elements of each row of `c` can be read and written.
+    #[inline(always)]
+    unsafe fn part<S: Simd<E = T>, O: Operand<S>, const ROWS: usize>(
+        &self,
+        s: S,
+        a: *const O::Packed,
+        b: *const O::Packed,
+        c: *mut T,
+        columns: usize,
+    ) -> usize {
+        let width = 2 * S::LANES;
+        // SAFETY: the caller's; a narrow tile is computed aside and its valid columns copied.
+        unsafe {
+            if columns == width {
+                tile::<S, O, ROWS>(s, self.steps, a, b, c, self.ldc, self.start);
+                return ROWS;
+            }
+            let mut aside = [T::ZERO; MAX_TILE];
+            for row in 0..ROWS {
+                std::ptr::copy_nonoverlapping(c.add(row * self.ldc), aside.as_mut_ptr().add(row * width), columns);
+            }
+            tile::<S, O, ROWS>(s, self.steps, a, b, aside.as_mut_ptr(), width, self.start);
+            for row in 0..ROWS {
+                std::ptr::copy_nonoverlapping(aside.as_ptr().add(row * width), c.add(row * self.ldc), columns);
+            }
+        }
+        ROWS
+    }
 }
 
-/// `ROWS` rows of C and up to two vectors of columns.
+/// Elements of the largest tile of any instruction set.
+const MAX_TILE: usize = 12 * 32;
+
+/// `ROWS` rows of C and two vectors of columns.
 ///
 /// # Safety
 /// `a` has `steps` groups of `TILE_ROWS` operands of which `ROWS` are read, `b` as many of two
-/// vectors, and `columns` elements of each row of `c` can be read and written.
+/// vectors, and two vectors of each row of `c` can be read and written.
 #[inline(always)]
 unsafe fn tile<S: Simd, O: Operand<S>, const ROWS: usize>(
     s: S,
@@ -112,22 +132,13 @@ unsafe fn tile<S: Simd, O: Operand<S>, const ROWS: usize>(
     b: *const O::Packed,
     c: *mut S::E,
     ldc: usize,
-    columns: usize,
     start: Start,
 ) {
     let lanes = S::LANES;
-    let whole = columns == 2 * lanes;
-    // SAFETY: the caller's; partial rows are reached through slices of the valid columns.
+    // SAFETY: the caller's.
     unsafe {
-        let load = |row: usize| -> (S::V, S::V) {
-            let c = c.add(row * ldc);
-            if whole {
-                (s.load_ptr(c), s.load_ptr(c.add(lanes)))
-            } else {
-                let (low, high) = std::slice::from_raw_parts(c, columns).split_at(columns.min(lanes));
-                (s.load_part(low), s.load_part(high))
-            }
-        };
+        // Loops short enough to unroll: the array then lives in registers, and nowhere else.
+        let load = |row: usize| (s.load_ptr(c.add(row * ldc)), s.load_ptr(c.add(row * ldc + lanes)));
         let mut acc = [(s.zero(), s.zero()); ROWS];
         if start == Start::Continue {
             for (row, acc) in acc.iter_mut().enumerate() {
@@ -147,21 +158,15 @@ unsafe fn tile<S: Simd, O: Operand<S>, const ROWS: usize>(
             a = a.add(S::TILE_ROWS);
             b = b.add(2 * lanes);
         }
-        for (row, &acc) in acc.iter().enumerate() {
-            let mut acc = acc;
-            if start == Start::Add {
+        if start == Start::Add {
+            for (row, acc) in acc.iter_mut().enumerate() {
                 let before = load(row);
-                acc = (before.0 + acc.0, before.1 + acc.1);
+                *acc = (before.0 + acc.0, before.1 + acc.1);
             }
-            let c = c.add(row * ldc);
-            if whole {
-                s.store_ptr(acc.0, c);
-                s.store_ptr(acc.1, c.add(lanes));
-            } else {
-                let (low, high) = std::slice::from_raw_parts_mut(c, columns).split_at_mut(columns.min(lanes));
-                s.store_part(acc.0, low);
-                s.store_part(acc.1, high);
-            }
+        }
+        for (row, acc) in acc.iter().enumerate() {
+            s.store_ptr(acc.0, c.add(row * ldc));
+            s.store_ptr(acc.1, c.add(row * ldc + lanes));
         }
     }
 }
