@@ -145,12 +145,13 @@ impl Lanes for Avx2 {
         unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_set1_epi32(x))) }
     }
     #[inline(always)]
-    unsafe fn dot_bf16(acc: __m256, w: __m256i, x: __m256i) -> __m256 {
+    unsafe fn dot_bf16(acc: __m256, w: __m256i, x: i32) -> __m256 {
         // SAFETY: as above.
         unsafe {
             let low = |v: __m256i| flush(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(v)));
             let high =
                 |v: __m256i| flush(_mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(0xffff_0000_u32 as i32))));
+            let x = _mm256_set1_epi32(x);
             let odd = flush(_mm256_fmadd_ps(high(w), high(x), flush(acc)));
             flush(_mm256_fmadd_ps(low(w), low(x), odd))
         }
@@ -185,11 +186,6 @@ impl Lanes for Avx2 {
         unsafe { Self::low_half(_mm256_srli_epi32::<16>(a)) }
     }
     #[inline(always)]
-    unsafe fn add_f(a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
     unsafe fn mul(a: __m256, b: __m256) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_mul_ps(a, b) }
@@ -213,11 +209,6 @@ impl Lanes for Avx2 {
     unsafe fn load_f(p: *const u8) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_loadu_ps(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load_halves(p: *const u8) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
     unsafe fn store_f(v: __m256, p: *mut u8) {

@@ -113,11 +113,11 @@ impl Lanes for Avx512 {
         unsafe { _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x)) }
     }
     #[inline(always)]
-    unsafe fn dot_bf16(acc: __m512, w: __m512i, x: __m512i) -> __m512 {
+    unsafe fn dot_bf16(acc: __m512, w: __m512i, x: i32) -> __m512 {
         // SAFETY: as above; the transmutes are between types of 64 bytes without invalid values.
         unsafe {
             let bf16 = |v| std::mem::transmute::<__m512i, __m512bh>(v);
-            _mm512_dpbf16_ps(acc, bf16(w), bf16(x))
+            _mm512_dpbf16_ps(acc, bf16(w), bf16(_mm512_set1_epi32(x)))
         }
     }
     #[inline(always)]
@@ -164,11 +164,6 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn add_f(a: __m512, b: __m512) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
     unsafe fn mul(a: __m512, b: __m512) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_mul_ps(a, b) }
@@ -192,11 +187,6 @@ impl Lanes for Avx512 {
     unsafe fn load_f(p: *const u8) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_loadu_ps(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn load_halves(p: *const u8) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
     unsafe fn store_f(v: __m512, p: *mut u8) {

@@ -49,7 +49,7 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn dot_halves(acc: Self::V, w: Self::V, x: i32) -> Self::V;
     /// `acc` + a pair of bf16 products: odd halves first, then even ones, each a fused
     /// multiply-add that takes and gives denormals as zero (what `vdpbf16ps` does).
-    unsafe fn dot_bf16(acc: Self::F, w: Self::V, x: Self::V) -> Self::F;
+    unsafe fn dot_bf16(acc: Self::F, w: Self::V, x: i32) -> Self::F;
     /// Integers as f32.
     unsafe fn to_f(a: Self::V) -> Self::F;
     /// The same bits as f32.
@@ -66,8 +66,6 @@ pub(super) trait Lanes: Copy + 'static {
     }
     /// The bits of f32.
     unsafe fn as_v(a: Self::F) -> Self::V;
-    /// Sum.
-    unsafe fn add_f(a: Self::F, b: Self::F) -> Self::F;
     /// Product.
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
@@ -78,8 +76,6 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn store(v: Self::V, p: *mut u8);
     /// Loads f32.
     unsafe fn load_f(p: *const u8) -> Self::F;
-    /// Loads [`Lanes::LANES`] halves as f32.
-    unsafe fn load_halves(p: *const u8) -> Self::F;
     /// Stores all lanes.
     unsafe fn store_f(v: Self::F, p: *mut u8);
     /// Loads the first `n` lanes, the others 0.

@@ -46,7 +46,7 @@ pub(super) struct Columns {
 }
 
 impl Job {
-    pub(super) fn row(&self, column: usize) -> *const u8 {
+    fn row(&self, column: usize) -> *const u8 {
         self.w.wrapping_add(column * self.row_bytes)
     }
 
@@ -81,12 +81,7 @@ pub(super) trait Leaf: Lanes {
         lines: usize,
     );
     /// [`float::rows`] for all rows.
-    unsafe fn float_rows<const PAIRS: bool, const CHAINS: usize>(
-        slice: &float::Slice,
-        m: usize,
-        next: &mut Pieces,
-        lines: usize,
-    );
+    unsafe fn float_rows<const PAIRS: bool>(slice: &float::Slice, m: usize, next: &mut Pieces, lines: usize);
 }
 
 macro_rules! leaf {
@@ -107,13 +102,7 @@ macro_rules! leaf {
                 $(#[$features])?
                 unsafe fn body<F: FloatFormat, const R: usize>(job: &Job, columns: Columns) {
                     // SAFETY: as the trait's.
-                    unsafe {
-                        if F::CHAINS == 1 {
-                            float_columns::<$lanes, F, R>(job, columns)
-                        } else {
-                            float::lane_columns::<$lanes, F, R>(job, columns)
-                        }
-                    }
+                    unsafe { float_columns::<$lanes, F, R>(job, columns) }
                 }
                 // SAFETY: as the trait's.
                 unsafe { body::<F, R>(job, columns) }
@@ -188,34 +177,34 @@ macro_rules! leaf {
                 }
             }
             #[inline(always)]
-            unsafe fn float_rows<const PAIRS: bool, const CHAINS: usize>(
+            unsafe fn float_rows<const PAIRS: bool>(
                 slice: &float::Slice,
                 m: usize,
                 next: &mut Pieces,
                 lines: usize,
             ) {
                 $(#[$features])?
-                unsafe fn body<const PAIRS: bool, const CHAINS: usize, const R: usize>(
+                unsafe fn body<const PAIRS: bool, const R: usize>(
                     slice: &float::Slice,
                     row: usize,
                     next: &mut Pieces,
                     lines: usize,
                 ) {
                     // SAFETY: as the trait's.
-                    unsafe { float::rows::<$lanes, PAIRS, CHAINS, R>(slice, row, next, lines) }
+                    unsafe { float::rows::<$lanes, PAIRS, R>(slice, row, next, lines) }
                 }
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
                     while m - row >= $float {
-                        body::<PAIRS, CHAINS, $float>(slice, row, next, lines);
+                        body::<PAIRS, $float>(slice, row, next, lines);
                         row += $float;
                     }
                     while row < m {
                         match m - row {
-                            4.. => body::<PAIRS, CHAINS, 4>(slice, row, next, lines),
-                            2 | 3 => body::<PAIRS, CHAINS, 2>(slice, row, next, lines),
-                            _ => body::<PAIRS, CHAINS, 1>(slice, row, next, lines),
+                            4.. => body::<PAIRS, 4>(slice, row, next, lines),
+                            2 | 3 => body::<PAIRS, 2>(slice, row, next, lines),
+                            _ => body::<PAIRS, 1>(slice, row, next, lines),
                         }
                         row += [1, 2, 2, 4][(m - row).min(4) - 1];
                     }
@@ -373,10 +362,10 @@ pub(super) unsafe fn float_task<L: Leaf, F: FloatFormat>(job: &Job, columns: Col
             let next = &mut Pieces::new(at, job.row_bytes, bytes(float::SLICE_WORDS.min(job.terms)), width);
             let looks = (end - begin).div_ceil(float::STRIDE) * job.m.div_ceil(12);
             let lines = next.left().div_ceil(looks.max(1));
-            match (F::PAIRS, F::CHAINS) {
-                (true, _) => L::float_rows::<true, { float::CHAINS }>(&slice, job.m, next, lines),
-                (false, 1) => L::float_rows::<false, 1>(&slice, job.m, next, lines),
-                (false, _) => L::float_rows::<false, { float::CHAINS }>(&slice, job.m, next, lines),
+            if F::PAIRS {
+                L::float_rows::<true>(&slice, job.m, next, lines);
+            } else {
+                L::float_rows::<false>(&slice, job.m, next, lines);
             }
         }
     }

@@ -4,8 +4,8 @@
 //! each block of a row of x and a weight row, in ascending order,
 //! `y = fma(fma(Σ_s min_s · -sum_s, minus_min, d · Σ_s scale_s · dot_s), x_scale, y)`: `dot_s = Σ (code -
 //! zero) · x_code` over sub-block `s`, `sum_s` the sum of x's codes, and both sums over `s` are exact integers,
-//! rounded to f32 once. F32: one chain of fused multiply-adds over k. F16, BF16: sixteen chains for each 2048 words of x,
-//! summed in order; in BF16 x is rounded to bf16, a word is a pair, and a term what `vdpbf16ps` computes of it.
+//! rounded to f32 once. F32, F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain
+//! over pairs as `vdpbf16ps` computes it.
 //!
 //! The **row law** holds by construction: no sum depends on m, n, threads or splits. Every instruction set
 //! runs the same operations in the same order on its lanes, so results are bit for bit the same on all.
@@ -54,16 +54,14 @@ enum Prepared {
         parts: usize,
     },
     Bf16,
-    F16,
-    F32,
+    AsIs,
 }
 
 const ALIGN: usize = 64;
 
 fn prepared(dtype: Dtype) -> Prepared {
     match dtype {
-        Dtype::F32 => Prepared::F32,
-        Dtype::F16 => Prepared::F16,
+        Dtype::F32 | Dtype::F16 => Prepared::AsIs,
         Dtype::BF16 => Prepared::Bf16,
         _ => Prepared::Int8 { parts: dtype.block_len() / PART },
     }
@@ -74,9 +72,7 @@ fn prepared_bytes(kind: Prepared, m: usize, k: usize) -> usize {
     let bytes = match kind {
         Prepared::Int8 { .. } => m * k / PART * size_of::<Activations>(),
         Prepared::Bf16 => m * k.div_ceil(2) * 4,
-        // Many rows are put chain by chain.
-        Prepared::F16 if m > leaf::FEW => m * k * 4,
-        Prepared::F16 | Prepared::F32 => 0,
+        Prepared::AsIs => 0,
     };
     bytes.next_multiple_of(ALIGN)
 }
@@ -129,7 +125,7 @@ fn run(isa: Isa, pool: &Pool, ws: &[Weights<'_>], x: &[f32], m: usize, ys: &mut 
     let aligned = scratch.as_ptr().align_offset(ALIGN);
     let scratch = &mut scratch[aligned..];
     let blocks = [1, 8].map(|parts| Prepared::Int8 { parts });
-    for kind in blocks.into_iter().chain([Prepared::Bf16, Prepared::F16, Prepared::F32]) {
+    for kind in blocks.into_iter().chain([Prepared::Bf16, Prepared::AsIs]) {
         if ws.iter().any(|w| prepared(w.dtype) == kind) {
             run_kind(isa, pool, kind, ws, x, m, ys, scratch);
         }
@@ -225,8 +221,7 @@ fn prepare<'a>(
     let (row_bytes, terms) = match kind {
         Prepared::Int8 { .. } => (k / PART * size_of::<Activations>(), k / PART),
         Prepared::Bf16 => (k.div_ceil(2) * 4, k.div_ceil(2)),
-        Prepared::F16 if m > leaf::FEW => (k * 4, k),
-        Prepared::F16 | Prepared::F32 => return (bytemuck::cast_slice(x), k),
+        Prepared::AsIs => return (bytemuck::cast_slice(x), k),
     };
     let room = &mut room[..m * row_bytes];
     let words = Disjoint::new(bytemuck::cast_slice_mut::<u8, u32>(&mut *room));
@@ -244,22 +239,8 @@ fn prepare<'a>(
                 let room = part(s * slice * m + i * len, len);
                 activations::quantize(isa, x, parts, bytemuck::cast_slice_mut(room));
             }
-        } else if m <= leaf::FEW {
-            activations::pair_bf16(isa, x, part(i * terms, terms));
         } else {
-            let words = part(i * terms, terms).chunks_mut(float::SLICE_WORDS);
-            if kind == Prepared::F16 {
-                for (x, words) in x.chunks(float::SLICE_WORDS).zip(words) {
-                    float::chain_by_chain(bytemuck::cast_slice(x), words);
-                }
-            } else {
-                for (x, words) in x.chunks(2 * float::SLICE_WORDS).zip(words) {
-                    let mut pairs = [0; float::SLICE_WORDS];
-                    let pairs = &mut pairs[..words.len()];
-                    activations::pair_bf16(isa, x, pairs);
-                    float::chain_by_chain(pairs, words);
-                }
-            }
+            activations::pair_bf16(isa, x, part(i * terms, terms));
         }
     };
     if k == 0 {

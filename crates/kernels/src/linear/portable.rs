@@ -92,7 +92,8 @@ impl Lanes for Portable {
         acc.wrapping_add_signed(low).wrapping_add_signed(high)
     }
     #[inline(always)]
-    unsafe fn dot_bf16(acc: f32, w: u32, x: u32) -> f32 {
+    unsafe fn dot_bf16(acc: f32, w: u32, x: i32) -> f32 {
+        let x = x as u32;
         let odd = flush(bf16_high(w).mul_add(bf16_high(x), flush(acc)));
         flush(bf16_low(w).mul_add(bf16_low(x), odd))
     }
@@ -117,10 +118,6 @@ impl Lanes for Portable {
         f16::from_bits((a >> 16) as u16).to_f32()
     }
     #[inline(always)]
-    unsafe fn add_f(a: f32, b: f32) -> f32 {
-        a + b
-    }
-    #[inline(always)]
     unsafe fn mul(a: f32, b: f32) -> f32 {
         a * b
     }
@@ -142,11 +139,6 @@ impl Lanes for Portable {
     unsafe fn load_f(p: *const u8) -> f32 {
         // SAFETY: as the caller promises.
         f32::from_bits(unsafe { Self::load(p) })
-    }
-    #[inline(always)]
-    unsafe fn load_halves(p: *const u8) -> f32 {
-        // SAFETY: the caller's pointer is valid for two bytes.
-        f16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() }).to_f32()
     }
     #[inline(always)]
     unsafe fn store_f(v: f32, p: *mut u8) {

@@ -90,7 +90,7 @@ fn decoded(w: Weights<'_>) -> Vec<f32> {
 /// x as the kernel uses it: dequantized codes, rounded to bf16, or itself.
 fn used(dtype: Dtype, x: &[f32]) -> Vec<f32> {
     match prepared(dtype) {
-        Prepared::F16 | Prepared::F32 => x.to_vec(),
+        Prepared::AsIs => x.to_vec(),
         Prepared::Bf16 => x.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect(),
         Prepared::Int8 { parts } => {
             let mut blocks: Vec<Activations> = bytemuck::zeroed_vec(x.len() / PART);
@@ -202,44 +202,6 @@ fn products_with_scales_of_sub_blocks_equal_the_law_in_plain_numbers() {
         for rows in [1, m] {
             let y = product(isa, 1, w, &x[..rows * k], rows);
             assert_same(&y, &want[..rows * n], format_args!("{isa:?}, {rows} rows"));
-        }
-    }
-}
-
-#[test]
-fn products_of_halves_equal_the_law_in_plain_numbers() {
-    let mut noise = Noise(9);
-    for dtype in [Dtype::F16, Dtype::BF16] {
-        for k in [1, 2, 15, 16, 17, 31, 33, 300, 2049, 4097, 4500] {
-            let (m, n) = (5, 3);
-            let bytes = any_weights(dtype, n, k, &mut noise);
-            let w = Weights { dtype, bytes: &bytes, n, k };
-            let x = noise.values(m * k);
-            let (values, used) = (decoded(w), used(dtype, &x));
-            // Values of a word, in the order in which they are added.
-            let word: &[usize] = if dtype == Dtype::F16 { &[0] } else { &[1, 0] };
-            for m in [1, m] {
-                let y = product(Isa::detect(), 1, w, &x[..m * k], m);
-                for i in 0..m {
-                    for j in 0..n {
-                        let mut want: Option<f32> = None;
-                        let words = k.div_ceil(word.len());
-                        for slice in (0..words).step_by(2048) {
-                            for c in 0..16 {
-                                let mut chain = 0f32;
-                                for at in (slice + c..words.min(slice + 2048)).step_by(16) {
-                                    for v in word.iter().map(|v| at * word.len() + v).filter(|&v| v < k) {
-                                        chain = values[j * k + v].mul_add(used[i * k + v], chain);
-                                    }
-                                }
-                                want = Some(want.map_or(chain, |y| y + chain));
-                            }
-                        }
-                        let want = want.expect("at least one chain");
-                        assert_same(&[y[i * n + j]], &[want], format_args!("{dtype} k={k} m={m} [{i}, {j}]"));
-                    }
-                }
-            }
         }
     }
 }
