@@ -1,6 +1,9 @@
 //! The element types and block formats that a tensor can be stored in.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use crate::Layout;
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,13 +27,22 @@ pub enum Dtype {
     Q6_K,
     IQ4_NL,
     IQ4_XS,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
+    NVFP4,
+    Q1_0,
+    Q2_0,
 }
 
 impl Dtype {
     /// Every type, in the order of declaration.
-    pub const ALL: [Dtype; 17] = {
+    pub const ALL: [Dtype; 23] = {
         use Dtype::*;
-        [F32, F64, F16, BF16, I32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS]
+        [
+            F32, F64, F16, BF16, I32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
+            TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0,
+        ]
     };
 
     /// Values in a block; 1 for scalar types.
@@ -38,8 +50,10 @@ impl Dtype {
         use Dtype::*;
         match self {
             F32 | F64 | F16 | BF16 | I32 => 1,
-            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL => 32,
-            Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_XS => 256,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL | MXFP4 => 32,
+            NVFP4 | Q2_0 => 64,
+            Q1_0 => 128,
+            Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_XS | TQ1_0 | TQ2_0 => 256,
         }
     }
 
@@ -50,11 +64,15 @@ impl Dtype {
             F64 => 8,
             F32 | I32 => 4,
             F16 | BF16 => 2,
-            Q4_0 | IQ4_NL => 18,
+            MXFP4 => 17,
+            Q4_0 | IQ4_NL | Q1_0 | Q2_0 => 18,
             Q4_1 => 20,
             Q5_0 => 22,
             Q5_1 => 24,
             Q8_0 => 34,
+            NVFP4 => 36,
+            TQ1_0 => 54,
+            TQ2_0 => 66,
             Q2_K => 84,
             Q3_K => 110,
             Q4_K => 144,
@@ -67,6 +85,11 @@ impl Dtype {
     /// Bytes of a row of `n` values, or `None` if the row is not a whole number of blocks.
     pub const fn row_bytes(self, n: usize) -> Option<usize> {
         if n.is_multiple_of(self.block_len()) { Some(n / self.block_len() * self.block_bytes()) } else { None }
+    }
+
+    /// Name, block length and block bytes together.
+    pub const fn layout(self) -> Layout {
+        Layout { name: Cow::Borrowed(self.name()), block_len: self.block_len(), block_bytes: self.block_bytes() }
     }
 
     /// True for formats whose values share scales in blocks.
@@ -95,6 +118,12 @@ impl Dtype {
             Q6_K => "Q6_K",
             IQ4_NL => "IQ4_NL",
             IQ4_XS => "IQ4_XS",
+            TQ1_0 => "TQ1_0",
+            TQ2_0 => "TQ2_0",
+            MXFP4 => "MXFP4",
+            NVFP4 => "NVFP4",
+            Q1_0 => "Q1_0",
+            Q2_0 => "Q2_0",
         }
     }
 
@@ -153,6 +182,9 @@ mod tests {
             ("float32", "F32"),
             ("iq4xs", "IQ4_XS"),
             ("q6", "Q6_K"),
+            ("tq2", "TQ2_0"),
+            ("mxfp-4", "MXFP4"),
+            ("nv_fp4", "NVFP4"),
         ] {
             assert_eq!(Dtype::nearest_name(typed), meant, "{typed}");
         }

@@ -1,24 +1,24 @@
 //! `Format`: how rows of numbers become bytes and come back, whatever the element type.
 
-use crate::Dtype;
 use crate::block::{
-    BlockIQ4_NL, BlockIQ4_XS, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1, BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K,
-    BlockQ6_K, BlockQ8_0, Blocks,
+    BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4, BlockQ1_0, BlockQ2_0, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
+    BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, BlockTQ1_0, BlockTQ2_0, Blocks,
 };
 use crate::scalar::{BF16, F16, F32, F64, I32};
+use crate::{Dtype, Layout};
 
 /// What can go wrong when numbers are encoded or decoded.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum FormatError {
     /// The rows cannot be cut into whole blocks.
     #[error(
-        "rows of {cols} values are not whole blocks of {} as {dtype} needs; {}",
-        dtype.block_len(),
+        "rows of {cols} values are not whole blocks of {} as {format} needs; {}",
+        format.block_len,
         formats_for_rows(*cols)
     )]
     RaggedRow {
         /// The format asked for.
-        dtype: Dtype,
+        format: Layout,
         /// Values in a row.
         cols: usize,
     },
@@ -31,10 +31,10 @@ pub enum FormatError {
         cols: usize,
     },
     /// A buffer has the wrong size.
-    #[error("{values} values in {dtype} take {need_bytes} bytes, the buffer has {have_bytes}")]
+    #[error("{values} values in {format} take {need_bytes} bytes, the buffer has {have_bytes}")]
     BufferSize {
         /// The format asked for.
-        dtype: Dtype,
+        format: Layout,
         /// Values to encode or decode.
         values: usize,
         /// Bytes that they take.
@@ -43,10 +43,10 @@ pub enum FormatError {
         have_bytes: usize,
     },
     /// A block format has no code for NaN and infinity.
-    #[error("row {row}, column {col} is {value}; {dtype} stores finite values only (F32, F16 and BF16 store all)")]
+    #[error("row {row}, column {col} is {value}; {format} stores finite values only (F32, F16 and BF16 store all)")]
     NotFinite {
         /// The format asked for.
-        dtype: Dtype,
+        format: Layout,
         /// Row of the value.
         row: usize,
         /// Column of the value.
@@ -54,15 +54,14 @@ pub enum FormatError {
         /// The value.
         value: f32,
     },
-    /// The half-precision scale of a block would be infinite.
+    /// The scale of a block would be larger than its format has.
     #[error(
-        "row {row}, columns {col}..{} reach ±{amax}: too large for {dtype}, whose scales are half precision; \
-         F32 and BF16 store them",
-        col + dtype.block_len()
+        "row {row}, columns {col}..{} reach ±{amax}: too large for the scales of {format}; F32 and BF16 store them",
+        col + format.block_len
     )]
     ScaleOverflow {
         /// The format asked for.
-        dtype: Dtype,
+        format: Layout,
         /// Row of the block.
         row: usize,
         /// First column of the block.
@@ -87,10 +86,10 @@ pub enum FormatError {
 /// Scalar formats have blocks of one value. A tensor is its rows one after another; a block never spans two rows. The
 /// laws that every implementation keeps are in [`crate::laws`].
 pub trait Format: Send + Sync {
-    /// The type that this format stores; it gives block length, block bytes and name.
-    fn dtype(&self) -> Dtype;
+    /// Name, block length and block bytes.
+    fn layout(&self) -> Layout;
 
-    /// Encodes whole rows of `cols` values into exactly `dtype().row_bytes(cols)` bytes each.
+    /// Encodes whole rows of `cols` values into exactly `layout().row_bytes(cols)` bytes each.
     ///
     /// # Errors
     /// Ragged rows, wrong buffer size, values that the format cannot hold.
@@ -114,10 +113,11 @@ pub trait Format: Send + Sync {
     /// If `block` is not one block long or `index` is beyond it.
     fn set_code(&self, block: &mut [u8], index: usize, code: u64);
 
-    /// Bits of a code; all `2^code_bits` codes are valid.
-    fn code_bits(&self) -> u32;
+    /// The largest code; all from 0 on are valid.
+    fn largest_code(&self) -> u64;
 
-    /// The largest |decoded - value| in a block whose largest |value| is `amax`.
+    /// The largest |decoded - value| in a block whose largest |value| is `amax`; infinite where the format does not reach so
+    /// far: such values are refused or become infinite.
     fn error_bound(&self, amax: f32) -> f32;
 }
 
@@ -141,6 +141,12 @@ pub fn format(dtype: Dtype) -> &'static dyn Format {
         Dtype::Q6_K => const { &Blocks::<BlockQ6_K>::NEW },
         Dtype::IQ4_NL => const { &Blocks::<BlockIQ4_NL>::NEW },
         Dtype::IQ4_XS => const { &Blocks::<BlockIQ4_XS>::NEW },
+        Dtype::TQ1_0 => const { &Blocks::<BlockTQ1_0>::NEW },
+        Dtype::TQ2_0 => const { &Blocks::<BlockTQ2_0>::NEW },
+        Dtype::MXFP4 => const { &Blocks::<BlockMXFP4>::NEW },
+        Dtype::NVFP4 => const { &Blocks::<BlockNVFP4>::NEW },
+        Dtype::Q1_0 => const { &Blocks::<BlockQ1_0>::NEW },
+        Dtype::Q2_0 => const { &Blocks::<BlockQ2_0>::NEW },
     }
 }
 
@@ -148,8 +154,8 @@ pub fn format(dtype: Dtype) -> &'static dyn Format {
 ///
 /// # Errors
 /// `RaggedRow`, `PartialRow`, `BufferSize`.
-pub(crate) fn check_shape(dtype: Dtype, cols: usize, len: usize, have_bytes: usize) -> Result<(), FormatError> {
-    let row_bytes = dtype.row_bytes(cols).ok_or(FormatError::RaggedRow { dtype, cols })?;
+pub(crate) fn check_shape(format: &Layout, cols: usize, len: usize, have_bytes: usize) -> Result<(), FormatError> {
+    let row_bytes = format.row_bytes(cols).ok_or_else(|| FormatError::RaggedRow { format: format.clone(), cols })?;
     let rows = match cols {
         0 if len == 0 => 0,
         0 => return Err(FormatError::PartialRow { len, cols }),
@@ -159,7 +165,7 @@ pub(crate) fn check_shape(dtype: Dtype, cols: usize, len: usize, have_bytes: usi
     // A product that does not fit is larger than any buffer.
     let need_bytes = rows.saturating_mul(row_bytes);
     if need_bytes != have_bytes {
-        return Err(FormatError::BufferSize { dtype, values: len, need_bytes, have_bytes });
+        return Err(FormatError::BufferSize { format: format.clone(), values: len, need_bytes, have_bytes });
     }
     Ok(())
 }

@@ -36,6 +36,15 @@ pub enum Mix {
     Q3_K_M,
     Q3_K_S,
     Q2_K,
+    /// E2M1 in blocks of 32 for every matrix.
+    MXFP4,
+    /// MXFP4 for the matrices of experts, Q8_0 for all others.
+    MXFP4_MOE,
+    NVFP4,
+    TQ1_0,
+    TQ2_0,
+    Q1_0,
+    Q2_0,
 }
 
 /// What the choice depends on besides the tensors.
@@ -66,11 +75,11 @@ pub struct MixTensor<'a> {
 
 impl Mix {
     /// Every mix, most bits first.
-    pub const ALL: [Mix; 19] = {
+    pub const ALL: [Mix; 26] = {
         use Mix::*;
         [
-            F32, BF16, F16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q5_K_S, Q5_0, Q4_1, Q4_K_M, Q4_K_S, Q4_0, IQ4_NL, IQ4_XS, Q3_K_L,
-            Q3_K_M, Q3_K_S, Q2_K,
+            F32, BF16, F16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q5_K_S, Q5_0, Q4_1, Q4_K_M, Q4_K_S, Q4_0, IQ4_NL, NVFP4,
+            MXFP4_MOE, MXFP4, IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, Q2_0, TQ2_0, TQ1_0, Q1_0,
         ]
     };
 
@@ -97,6 +106,13 @@ impl Mix {
             Q3_K_M => "Q3_K_M",
             Q3_K_S => "Q3_K_S",
             Q2_K => "Q2_K",
+            TQ1_0 => "TQ1_0",
+            TQ2_0 => "TQ2_0",
+            MXFP4 => "MXFP4",
+            MXFP4_MOE => "MXFP4_MOE",
+            NVFP4 => "NVFP4",
+            Q1_0 => "Q1_0",
+            Q2_0 => "Q2_0",
         }
     }
 
@@ -134,6 +150,12 @@ impl Mix {
             IQ4_XS => Dtype::IQ4_XS,
             Q3_K_L | Q3_K_M | Q3_K_S => Dtype::Q3_K,
             Q2_K => Dtype::Q2_K,
+            MXFP4 | MXFP4_MOE => Dtype::MXFP4,
+            TQ1_0 => Dtype::TQ1_0,
+            TQ2_0 => Dtype::TQ2_0,
+            NVFP4 => Dtype::NVFP4,
+            Q1_0 => Dtype::Q1_0,
+            Q2_0 => Dtype::Q2_0,
         }
     }
 
@@ -160,6 +182,13 @@ impl Mix {
             IQ4_NL => 25,
             IQ4_XS => 30,
             BF16 => 32,
+            TQ1_0 => 36,
+            TQ2_0 => 37,
+            // There is one number for MXFP4.
+            MXFP4 | MXFP4_MOE => 38,
+            NVFP4 => 39,
+            Q1_0 => 40,
+            Q2_0 => 41,
         }
     }
 
@@ -201,6 +230,9 @@ impl Mix {
     fn choose(self, model: &MixModel, t: &MixTensor, role: Role, place: Place) -> Dtype {
         use Mix::*;
         let main = self.main();
+        if self == MXFP4_MOE {
+            return if t.name.contains("_exps.") { main } else { Dtype::Q8_0 };
+        }
         let falcon = model.architecture == "falcon";
         let eight_experts = model.experts == 8;
         match role {
@@ -264,6 +296,7 @@ impl Mix {
                 Q3_K_L => Dtype::Q5_K,
                 _ => main,
             },
+            Role::Embedding if matches!(self, TQ1_0 | TQ2_0) => Dtype::Q4_K,
             Role::Key | Role::Embedding | Role::Other => main,
         }
     }
@@ -374,7 +407,8 @@ fn is_quantized(t: &MixTensor) -> bool {
 fn fit_rows(chosen: Dtype, cols: usize) -> Dtype {
     let fallback = match chosen {
         d if d.row_bytes(cols).is_some() => return d,
-        Dtype::Q2_K | Dtype::Q3_K => Dtype::Q4_0,
+        Dtype::Q2_K | Dtype::Q3_K | Dtype::TQ1_0 | Dtype::TQ2_0 => Dtype::Q4_0,
+        Dtype::NVFP4 | Dtype::Q1_0 | Dtype::Q2_0 => Dtype::Q4_0,
         Dtype::Q4_K => Dtype::Q5_0,
         Dtype::Q5_K => Dtype::Q5_1,
         Dtype::Q6_K => Dtype::Q8_0,

@@ -65,6 +65,9 @@ fn block_bytes(dtype: Dtype, group: usize) -> Vec<u8> {
         Dtype::Q2_K => &[80, 82],
         Dtype::Q3_K => &[108],
         Dtype::Q6_K => &[208],
+        Dtype::TQ1_0 => &[52],
+        Dtype::TQ2_0 => &[64],
+        Dtype::MXFP4 | Dtype::NVFP4 => &[],
         _ => &[0],
     };
     let n = GROUP / dtype.block_len() * size;
@@ -157,8 +160,79 @@ fn the_first_block_of_the_ramp_is_as_published() {
              7de46dd7b229c058cf58ff66fe65fe950c940b92ac0670db05acd671ab066cdb31ac067114ca6315be60c9b314ce6309be54c9635329\
              8e54f99324ce53398e24f953248eac0573d802afd572a8056fd872af05728078867c86837885747d78867b888278178c",
         ),
+        (Dtype::MXFP4, "7d5e02dc45a06d23cb5691dd34b95e12dc"),
+        (Dtype::NVFP4, "232222227f13ed56a9fe44dc6690fe45cc7712ee56cb7f23ed66a0ff34dd6791fe55cb77"),
     ] {
         assert_eq!(hex(&encoded(dtype, &x)[..dtype.block_bytes()]), first_block, "{dtype}");
+    }
+}
+
+/// Just below a power of two the reference's logarithm rounds up to it; how many floats do depends on the power. Figures are
+/// those of ggml.
+#[test]
+fn the_scale_of_mxfp4_rounds_its_logarithm_as_the_reference() {
+    for (power, below, scale) in [
+        (3, 1, 128),
+        (2, 1, 126),
+        (-2, 1, 123),
+        (-1, 1, 123),
+        (20, 11, 145),
+        (20, 12, 144),
+        (-20, 11, 105),
+        (-20, 12, 104),
+        (-100, 44, 25),
+        (-100, 45, 24),
+    ] {
+        let amax = (0..below).fold(2f32.powi(power), |v, _| v.next_down());
+        let mut x = [0f32; 32];
+        x[3] = -amax;
+        assert_eq!(encoded(Dtype::MXFP4, &x)[0], scale, "{below} floats below 2^{power}");
+    }
+}
+
+/// The reference rounds scales of NVFP4 to the nearest, ties up, and takes the top binade for its end. Figures are those of ggml.
+#[test]
+fn the_scale_of_nvfp4_is_rounded_as_the_reference_rounds_it() {
+    for (amax, scale, code) in [
+        (1487.0, 119, 7),
+        (1488.0, 126, 5),
+        (1536.0, 126, 5),
+        (2688.0, 126, 7),
+        (0.005, 0, 0),
+        (6.0 / 1024.0, 1, 5),
+        (15.0 / 512.0, 3, 6),
+        (45.6 / 512.0, 7, 7),
+        (6.0 / 64.0, 8, 7),
+        (7.125, 58, 7),
+        (6.375, 57, 7),
+    ] {
+        let mut x = [0f32; 64];
+        x[17] = amax;
+        let block = encoded(Dtype::NVFP4, &x);
+        assert_eq!((block[1], block[4 + 8 + 1]), (scale, code), "{amax}");
+    }
+}
+
+/// The published vectors of weights that have three values, which come back exactly.
+#[test]
+fn ternary_weights_are_stored_as_published_and_come_back() {
+    let t: Vec<f32> = (0..256u32).map(|i| 0.75 * ((i.wrapping_mul(2_654_435_761) >> 20) % 3) as f32 - 0.75).collect();
+    for (dtype, block) in [
+        (
+            Dtype::TQ1_0,
+            "45ca50437017d05d45ca174b5d0ccaa5437017d05d45ca17437016d06c45c617f15efed11c507b54d11bfb7455f15efe33be79de003a",
+        ),
+        (
+            Dtype::TQ2_0,
+            "18066818a1608681180660988110066918a160868118066018a120866118a2601a866818a12086611a626886a11a866818a16886611a66\
+             6884a11a86681aa168003a",
+        ),
+    ] {
+        let bytes = encoded(dtype, &t);
+        assert_eq!(hex(&bytes), block, "{dtype}");
+        let mut back = vec![0f32; 256];
+        format(dtype).decode(256, &bytes, &mut back).expect("decodes");
+        assert_eq!(back, t, "{dtype}");
     }
 }
 
@@ -166,9 +240,14 @@ fn the_first_block_of_the_ramp_is_as_published() {
 #[test]
 fn the_noise_of_the_ramp_is_as_published() {
     let x = values("ramp", 0);
-    for (dtype, published) in
-        [(Dtype::Q4_0, 23.514), (Dtype::Q8_0, 48.139), (Dtype::Q4_K, 24.219), (Dtype::Q6_K, 36.640)]
-    {
+    for (dtype, published) in [
+        (Dtype::Q4_0, 23.514),
+        (Dtype::Q8_0, 48.139),
+        (Dtype::Q4_K, 24.219),
+        (Dtype::Q6_K, 36.640),
+        (Dtype::MXFP4, 17.076),
+        (Dtype::NVFP4, 19.492),
+    ] {
         let mut y = vec![0f32; x.len()];
         format(dtype).decode(x.len(), &encoded(dtype, &x), &mut y).expect("decodes");
         let db = ErrorStatistics::of(&x, &y).sqnr_db();

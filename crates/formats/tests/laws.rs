@@ -1,7 +1,7 @@
 //! Every format keeps the laws, and every law catches a format that breaks it.
 
 use memwall_formats::laws::{self, Law};
-use memwall_formats::{Dtype, Format, FormatError, format};
+use memwall_formats::{Dtype, Format, FormatError, Layout, format};
 
 #[test]
 fn every_format_keeps_the_laws() {
@@ -39,8 +39,8 @@ enum Fault {
 }
 
 impl Format for Faulty {
-    fn dtype(&self) -> Dtype {
-        self.sound.dtype()
+    fn layout(&self) -> Layout {
+        self.sound.layout()
     }
 
     fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
@@ -51,7 +51,7 @@ impl Format for Faulty {
             Fault::MakesNanInfinite => x.iter_mut().for_each(|v| *v = if v.is_nan() { f32::INFINITY } else { *v }),
             Fault::AcceptsNan => x.iter_mut().for_each(|v| *v = if v.is_nan() { 0.0 } else { *v }),
             Fault::ScaleTooSmall => x.iter_mut().for_each(|v| *v *= 0.9),
-            Fault::AcceptsRaggedRows if self.dtype().row_bytes(values.len()).is_some() => {
+            Fault::AcceptsRaggedRows if self.layout().row_bytes(values.len()).is_some() => {
                 return self.sound.encode(values.len(), values, bytes);
             }
             Fault::AcceptsAnyLength => return self.sound.encode(cols, values, bytes).or(Ok(())),
@@ -63,7 +63,7 @@ impl Format for Faulty {
         }
         let result = self.sound.encode(cols, &x, bytes);
         if let (Fault::TruncatesCodes, Ok(())) = (self.fault, &result) {
-            let (len, size) = (self.dtype().block_len(), self.dtype().block_bytes());
+            let (len, size) = (self.layout().block_len, self.layout().block_bytes);
             for block in bytes.chunks_exact_mut(size) {
                 for i in 0..len {
                     let code = self.sound.code(block, i);
@@ -72,8 +72,8 @@ impl Format for Faulty {
             }
         }
         match (self.fault, result) {
-            (Fault::NamesTheWrongColumn, Err(FormatError::NotFinite { dtype, row, col, value })) => {
-                Err(FormatError::NotFinite { dtype, row, col: col + 1, value })
+            (Fault::NamesTheWrongColumn, Err(FormatError::NotFinite { format, row, col, value })) => {
+                Err(FormatError::NotFinite { format, row, col: col + 1, value })
             }
             (_, result) => result,
         }
@@ -82,7 +82,7 @@ impl Format for Faulty {
     fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError> {
         let result = match self.fault {
             Fault::AcceptsAnyLength => return self.sound.decode(cols, bytes, values).or(Ok(())),
-            Fault::AcceptsRaggedRows if self.dtype().row_bytes(values.len()).is_some() => {
+            Fault::AcceptsRaggedRows if self.layout().row_bytes(values.len()).is_some() => {
                 self.sound.decode(values.len(), bytes, values)
             }
             _ => self.sound.decode(cols, bytes, values),
@@ -92,7 +92,7 @@ impl Format for Faulty {
             Fault::ZerosBecomeSmall => values.iter_mut().for_each(|v| *v = if *v == 0.0 { 1e-30 } else { *v }),
             Fault::DecodesTwoCodesAlike => {
                 let alike = |block: &[u8], i| self.sound.code(block, i) == 1;
-                let (len, size) = (self.dtype().block_len(), self.dtype().block_bytes());
+                let (len, size) = (self.layout().block_len, self.layout().block_bytes);
                 for (block, y) in bytes.chunks_exact(size).zip(values.chunks_mut(len)) {
                     let mut other = block.to_vec();
                     for i in (0..y.len()).filter(|&i| alike(block, i)) {
@@ -114,14 +114,14 @@ impl Format for Faulty {
 
     fn set_code(&self, block: &mut [u8], index: usize, code: u64) {
         self.sound.set_code(block, index, code);
-        if let (Fault::CodesShareABit, true) = (self.fault, index + 1 < self.dtype().block_len()) {
+        if let (Fault::CodesShareABit, true) = (self.fault, index + 1 < self.layout().block_len) {
             let next = self.sound.code(block, index + 1);
             self.sound.set_code(block, index + 1, next & !1 | code & 1);
         }
     }
 
-    fn code_bits(&self) -> u32 {
-        self.sound.code_bits()
+    fn largest_code(&self) -> u64 {
+        self.sound.largest_code()
     }
 
     fn error_bound(&self, amax: f32) -> f32 {

@@ -88,6 +88,12 @@ fn letter(dtype: Dtype) -> char {
         Dtype::Q2_K => '2',
         Dtype::IQ4_NL => 'n',
         Dtype::IQ4_XS => 's',
+        Dtype::TQ1_0 => 't',
+        Dtype::TQ2_0 => 'u',
+        Dtype::MXFP4 => 'm',
+        Dtype::NVFP4 => 'v',
+        Dtype::Q1_0 => 'i',
+        Dtype::Q2_0 => 'j',
         other => panic!("no mix uses {other}"),
     }
 }

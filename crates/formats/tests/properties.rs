@@ -84,7 +84,7 @@ proptest! {
             Err(FormatError::NotFinite { col, .. }) => prop_assert!(!x[col].is_finite()),
             Err(FormatError::ScaleOverflow { col, amax, .. }) => {
                 let block = &x[col..col + dtype.block_len()];
-                prop_assert!(block.iter().any(|v| v.abs() == amax) && amax > 65504.0);
+                prop_assert!(block.iter().any(|v| v.abs() == amax) && f.error_bound(amax) == f32::INFINITY || amax > 65504.0);
             }
             Err(FormatError::NotAnInteger { col, .. }) => prop_assert!(x[col].fract() != 0.0 || x[col].abs() >= 2f32.powi(31) || x[col].is_nan()),
             Err(other) => prop_assert!(false, "{}", other),
@@ -92,10 +92,10 @@ proptest! {
     }
 
     /// Powers of two pass through every operation of the encoders, as long as the scales (for F16 the values) stay normal
-    /// halves.
+    /// halves; those of NVFP4 reach less far.
     #[test]
     fn values_times_a_power_of_two_are_stored_times_that_power(
-        dtype in any_dtype().prop_filter("scaled", |d| !matches!(d, Dtype::I32 | Dtype::F16)),
+        dtype in any_dtype().prop_filter("scaled", |d| !matches!(d, Dtype::I32 | Dtype::F16 | Dtype::NVFP4)),
         x in prop::collection::vec(-1f32..1.0, 256),
         exponent in 0i32..8,
     ) {
@@ -115,16 +115,18 @@ proptest! {
     /// What an encoder with one scale (and minimum) a block has stored, it stores again in the same bytes.
     #[test]
     fn blocks_with_one_scale_are_stored_again_in_the_same_bytes(
-        dtype in prop::sample::select(vec![Dtype::Q8_0, Dtype::Q5_0, Dtype::Q5_1, Dtype::Q4_0, Dtype::Q4_1]),
-        x in prop::collection::vec(-1f32..1.0, 64),
+        dtype in prop::sample::select(vec![
+            Dtype::Q8_0, Dtype::Q5_0, Dtype::Q5_1, Dtype::Q4_0, Dtype::Q4_1, Dtype::TQ1_0, Dtype::TQ2_0, Dtype::MXFP4, Dtype::Q1_0, Dtype::Q2_0,
+        ]),
+        x in prop::collection::vec(-1f32..1.0, 256),
     ) {
         let store = |x: &[f32]| {
-            let mut bytes = vec![0; dtype.row_bytes(64).expect("whole blocks")];
-            format(dtype).encode(64, x, &mut bytes).expect("moderate values encode");
+            let mut bytes = vec![0; dtype.row_bytes(256).expect("whole blocks")];
+            format(dtype).encode(256, x, &mut bytes).expect("moderate values encode");
             bytes
         };
         let once = store(&x);
-        prop_assert_eq!(store(&decoded(dtype, 64, &once, 64)), once);
+        prop_assert_eq!(store(&decoded(dtype, 256, &once, 256)), once);
     }
 }
 

@@ -26,7 +26,7 @@ const _: () = assert!(size_of::<BlockIQ4_NL>() == Dtype::IQ4_NL.block_bytes());
 
 impl Block for BlockIQ4_NL {
     const DTYPE: Dtype = Dtype::IQ4_NL;
-    const CODE_BITS: u32 = 4;
+    const LARGEST_CODE: u32 = 15;
     // No proof: the worst of a search by hill climbing was 0.146.
     const ERROR_BOUND: (f32, f32) = (0.2, 127.0);
 

@@ -41,7 +41,7 @@ impl BlockIQ4_XS {
 
 impl Block for BlockIQ4_XS {
     const DTYPE: Dtype = Dtype::IQ4_XS;
-    const CODE_BITS: u32 = 4;
+    const LARGEST_CODE: u32 = 15;
     // No proof: the worst of a search by hill climbing was 0.161.
     const ERROR_BOUND: (f32, f32) = (0.25, 32.0 * 127.0);
 

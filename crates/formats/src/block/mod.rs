@@ -3,11 +3,16 @@
 
 mod affine_search;
 mod coordinate_search;
+mod e2m1;
 mod extremes;
 mod iq4_nl;
 mod iq4_xs;
 mod k_scales;
 mod level_search;
+mod mxfp4;
+mod nvfp4;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -20,6 +25,8 @@ mod q6_k;
 mod q8_0;
 mod rounding;
 mod symmetric_search;
+mod tq1_0;
+mod tq2_0;
 
 use std::marker::PhantomData;
 
@@ -28,11 +35,15 @@ use extremes::magnitude;
 use multiversion::multiversion;
 
 use crate::format::{Format, FormatError, check_shape};
-use crate::{Dtype, F16Le};
+use crate::{Dtype, F16Le, Layout};
 
 pub use iq4_nl::{BlockIQ4_NL, IQ4_LEVELS};
 pub use iq4_xs::BlockIQ4_XS;
 pub use k_scales::KScales;
+pub use mxfp4::BlockMXFP4;
+pub use nvfp4::BlockNVFP4;
+pub use q1_0::BlockQ1_0;
+pub use q2_0::BlockQ2_0;
 pub use q2_k::BlockQ2_K;
 pub use q3_k::BlockQ3_K;
 pub use q4_0::BlockQ4_0;
@@ -43,18 +54,24 @@ pub use q5_1::BlockQ5_1;
 pub use q5_k::BlockQ5_K;
 pub use q6_k::BlockQ6_K;
 pub use q8_0::BlockQ8_0;
+pub use tq1_0::BlockTQ1_0;
+pub use tq2_0::BlockTQ2_0;
 
 /// A block as it lies in a file, alignment 1: mapped bytes can be cast to a slice of them.
 pub trait Block: Pod + Send + Sync {
     /// The type that it stores; its length and size are those of the struct.
     const DTYPE: Dtype;
-    /// Bits of a code.
-    const CODE_BITS: u32;
+    /// The largest code.
+    const LARGEST_CODE: u32;
     /// `a` and `b` of the error bound `a · amax + b · 2^-25`: see [`Format::error_bound`]. The second term is the rounding of
     /// subnormal scales.
     const ERROR_BOUND: (f32, f32);
+    /// The largest magnitude that is encoded: what is beyond has a scale that the format does not have. For most formats the
+    /// largest half, times the largest scale of 128, times the largest code of 32; up to there the sums of the encoders stay
+    /// finite.
+    const REACH: f32 = 65504.0 * 4096.0;
 
-    /// Encodes `blocks.len()` whole blocks of values of magnitude up to 2^28.
+    /// Encodes `blocks.len()` whole blocks of values of magnitude up to [`Block::REACH`].
     fn encode(values: &[f32], blocks: &mut [Self]);
     /// Decodes blocks into as many values.
     fn decode(blocks: &[Self], values: &mut [f32]);
@@ -62,7 +79,7 @@ pub trait Block: Pod + Send + Sync {
     fn code(&self, index: usize) -> u32;
     /// Replaces the code of value `index`.
     fn set_code(&mut self, index: usize, code: u32);
-    /// The half-precision scales (and minima), which must be finite for the block to be.
+    /// The half-precision scales (and minima), if it has any, which must be finite for the block to be.
     fn halves(&self) -> impl Iterator<Item = F16Le>;
 }
 
@@ -74,13 +91,13 @@ impl<B> Blocks<B> {
 }
 
 impl<B: Block> Format for Blocks<B> {
-    fn dtype(&self) -> Dtype {
-        B::DTYPE
+    fn layout(&self) -> Layout {
+        B::DTYPE.layout()
     }
 
     fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
         let dtype = B::DTYPE;
-        check_shape(dtype, cols, values.len(), bytes.len())?;
+        check_shape(&dtype.layout(), cols, values.len(), bytes.len())?;
         let blocks: &mut [B] = bytemuck::cast_slice_mut(bytes);
         // Pieces that stay in the first cache level between the check and the encoder.
         let piece = PIECE_VALUES / dtype.block_len();
@@ -89,15 +106,16 @@ impl<B: Block> Format for Blocks<B> {
             let overflow = |at: usize| {
                 let col = at % cols / dtype.block_len() * dtype.block_len();
                 let block = &values[at / cols * cols + col..][..dtype.block_len()];
-                FormatError::ScaleOverflow { dtype, row: at / cols, col, amax: magnitude(block) }
+                FormatError::ScaleOverflow { format: dtype.layout(), row: at / cols, col, amax: magnitude(block) }
             };
-            if within_reach(x) {
+            if within(x, B::REACH) {
                 B::encode(x, y);
             } else if let Some(i) = x.iter().position(|v| !v.is_finite()) {
                 let at = first + i;
-                return Err(FormatError::NotFinite { dtype, row: at / cols, col: at % cols, value: values[at] });
+                let (row, col, value) = (at / cols, at % cols, values[at]);
+                return Err(FormatError::NotFinite { format: dtype.layout(), row, col, value });
             } else {
-                return Err(overflow(first + x.iter().position(|v| v.abs() > REACH).unwrap_or(0)));
+                return Err(overflow(first + x.iter().position(|v| v.abs() > B::REACH).unwrap_or(0)));
             }
             if let Some(b) = y.iter().position(|block| !block.halves().all(F16Le::is_finite)) {
                 return Err(overflow(first + b * dtype.block_len()));
@@ -107,7 +125,7 @@ impl<B: Block> Format for Blocks<B> {
     }
 
     fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError> {
-        check_shape(B::DTYPE, cols, values.len(), bytes.len())?;
+        check_shape(&self.layout(), cols, values.len(), bytes.len())?;
         B::decode(bytemuck::cast_slice(bytes), values);
         Ok(())
     }
@@ -120,13 +138,13 @@ impl<B: Block> Format for Blocks<B> {
         bytemuck::from_bytes_mut::<B>(block).set_code(index, code as u32);
     }
 
-    fn code_bits(&self) -> u32 {
-        B::CODE_BITS
+    fn largest_code(&self) -> u64 {
+        u64::from(B::LARGEST_CODE)
     }
 
     fn error_bound(&self, amax: f32) -> f32 {
         let (relative, absolute) = B::ERROR_BOUND;
-        relative * amax + absolute * HALF_SUBNORMAL
+        if amax > B::REACH { f32::INFINITY } else { relative * amax + absolute * HALF_SUBNORMAL }
     }
 }
 
@@ -137,13 +155,10 @@ const HALF_SUBNORMAL: f32 = 1.0 / (1u32 << 25) as f32;
 
 const PIECE_VALUES: usize = 2048;
 
-/// No block format reaches beyond (the largest half, times the largest scale of 128, times the largest code of 32), and up to
-/// here the sums of the encoders stay finite. NaN and infinity are beyond.
-const REACH: f32 = 65504.0 * 4096.0;
-
+/// Whether all magnitudes are at most `reach`. NaN and infinity are beyond any.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn within_reach(x: &[f32]) -> bool {
-    magnitude(x) <= REACH
+fn within(x: &[f32], reach: f32) -> bool {
+    magnitude(x) <= reach
 }
 
 /// Hides where a block lies, so that the compiler vectorizes within blocks. Left alone it unrolls the loop over a block and

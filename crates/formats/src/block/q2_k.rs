@@ -28,7 +28,7 @@ const _: () = assert!(size_of::<BlockQ2_K>() == Dtype::Q2_K.block_bytes());
 
 impl Block for BlockQ2_K {
     const DTYPE: Dtype = Dtype::Q2_K;
-    const CODE_BITS: u32 = 2;
+    const LARGEST_CODE: u32 = 3;
     // No proof: the worst of a search by hill climbing was 0.736.
     const ERROR_BOUND: (f32, f32) = (1.0, 15.0 * 4.0);
 

@@ -43,7 +43,7 @@ impl BlockQ3_K {
 
 impl Block for BlockQ3_K {
     const DTYPE: Dtype = Dtype::Q3_K;
-    const CODE_BITS: u32 = 3;
+    const LARGEST_CODE: u32 = 7;
     // No proof: the worst of a search by hill climbing was 0.290.
     const ERROR_BOUND: (f32, f32) = (0.4, 32.0 * 4.0);
 

@@ -24,7 +24,7 @@ const _: () = assert!(size_of::<BlockQ4_0>() == Dtype::Q4_0.block_bytes());
 
 impl Block for BlockQ4_0 {
     const DTYPE: Dtype = Dtype::Q4_0;
-    const CODE_BITS: u32 = 4;
+    const LARGEST_CODE: u32 = 15;
     // A value equal and opposite to the largest is clipped by one step of amax/8.
     const ERROR_BOUND: (f32, f32) = (1.0 / 8.0 + HALF_ULP, 8.0);
 

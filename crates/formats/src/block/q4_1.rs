@@ -26,7 +26,7 @@ const _: () = assert!(size_of::<BlockQ4_1>() == Dtype::Q4_1.block_bytes());
 
 impl Block for BlockQ4_1 {
     const DTYPE: Dtype = Dtype::Q4_1;
-    const CODE_BITS: u32 = 4;
+    const LARGEST_CODE: u32 = 15;
     // Half a step of at most 2 amax/15, the rounding of 15 d and of m to halves.
     const ERROR_BOUND: (f32, f32) = (1.0 / 15.0 + 3.0 * HALF_ULP, 16.0);
 

@@ -30,7 +30,7 @@ const SEARCH: AffineSearch = AffineSearch { max_code: 15, first: -1.0, step: 0.1
 
 impl Block for BlockQ4_K {
     const DTYPE: Dtype = Dtype::Q4_K;
-    const CODE_BITS: u32 = 4;
+    const LARGEST_CODE: u32 = 15;
     // No proof: the worst of a search by hill climbing was 0.144.
     const ERROR_BOUND: (f32, f32) = (0.2, 63.0 * 16.0);
 

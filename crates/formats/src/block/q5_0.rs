@@ -26,7 +26,7 @@ const _: () = assert!(size_of::<BlockQ5_0>() == Dtype::Q5_0.block_bytes());
 
 impl Block for BlockQ5_0 {
     const DTYPE: Dtype = Dtype::Q5_0;
-    const CODE_BITS: u32 = 5;
+    const LARGEST_CODE: u32 = 31;
     // A value equal and opposite to the largest is clipped by one step of amax/16.
     const ERROR_BOUND: (f32, f32) = (1.0 / 16.0 + HALF_ULP, 16.0);
 

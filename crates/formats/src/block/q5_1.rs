@@ -28,7 +28,7 @@ const _: () = assert!(size_of::<BlockQ5_1>() == Dtype::Q5_1.block_bytes());
 
 impl Block for BlockQ5_1 {
     const DTYPE: Dtype = Dtype::Q5_1;
-    const CODE_BITS: u32 = 5;
+    const LARGEST_CODE: u32 = 31;
     // Half a step of at most 2 amax/31, the rounding of 31 d and of m to halves.
     const ERROR_BOUND: (f32, f32) = (1.0 / 31.0 + 3.0 * HALF_ULP, 32.0);
 

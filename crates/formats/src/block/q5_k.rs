@@ -32,7 +32,7 @@ const SEARCH: AffineSearch = AffineSearch { max_code: 31, first: -0.5, step: 0.1
 
 impl Block for BlockQ5_K {
     const DTYPE: Dtype = Dtype::Q5_K;
-    const CODE_BITS: u32 = 5;
+    const LARGEST_CODE: u32 = 31;
     // No proof: the worst of a search by hill climbing was 0.075.
     const ERROR_BOUND: (f32, f32) = (0.12, 63.0 * 32.0);
 

@@ -29,7 +29,7 @@ const _: () = assert!(size_of::<BlockQ6_K>() == Dtype::Q6_K.block_bytes());
 
 impl Block for BlockQ6_K {
     const DTYPE: Dtype = Dtype::Q6_K;
-    const CODE_BITS: u32 = 6;
+    const LARGEST_CODE: u32 = 63;
     // No proof: the worst of a search by hill climbing was 0.026.
     const ERROR_BOUND: (f32, f32) = (0.04, 128.0 * 32.0);
 

@@ -24,7 +24,7 @@ const _: () = assert!(size_of::<BlockQ8_0>() == Dtype::Q8_0.block_bytes());
 
 impl Block for BlockQ8_0 {
     const DTYPE: Dtype = Dtype::Q8_0;
-    const CODE_BITS: u32 = 8;
+    const LARGEST_CODE: u32 = 255;
     // Half a step of amax/127, and the scale's rounding to a half at code 127.
     const ERROR_BOUND: (f32, f32) = (0.5 / 127.0 + HALF_ULP, 127.0);
 

@@ -46,11 +46,12 @@ impl GgmlType {
             28 => Known(F64),
             29 => SizeOnly("IQ1_M", 256, 56),
             30 => Known(BF16),
-            34 => SizeOnly("TQ1_0", 256, 54),
-            35 => SizeOnly("TQ2_0", 256, 66),
-            39 => SizeOnly("MXFP4", 32, 17),
-            40 => SizeOnly("NVFP4", 64, 36),
-            41 => SizeOnly("Q1_0", 128, 18),
+            34 => Known(TQ1_0),
+            35 => Known(TQ2_0),
+            39 => Known(MXFP4),
+            40 => Known(NVFP4),
+            41 => Known(Q1_0),
+            42 => Known(Q2_0),
             _ => return None,
         })
     }
@@ -93,6 +94,12 @@ pub const fn dtype_id(dtype: Dtype) -> u32 {
         I32 => 26,
         F64 => 28,
         BF16 => 30,
+        TQ1_0 => 34,
+        TQ2_0 => 35,
+        MXFP4 => 39,
+        NVFP4 => 40,
+        Q1_0 => 41,
+        Q2_0 => 42,
     }
 }
 

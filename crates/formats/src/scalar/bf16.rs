@@ -2,25 +2,25 @@
 
 use multiversion::multiversion;
 
-use crate::Dtype;
 use crate::format::{Format, FormatError, check_shape};
+use crate::{Dtype, Layout};
 
 /// Brain floating point: 8 exponent, 7 mantissa bits.
 pub struct BF16;
 
 impl Format for BF16 {
-    fn dtype(&self) -> Dtype {
-        Dtype::BF16
+    fn layout(&self) -> Layout {
+        Dtype::BF16.layout()
     }
 
     fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
-        check_shape(Dtype::BF16, cols, values.len(), bytes.len())?;
+        check_shape(&self.layout(), cols, values.len(), bytes.len())?;
         encode(values, bytes.as_chunks_mut().0);
         Ok(())
     }
 
     fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError> {
-        check_shape(Dtype::BF16, cols, values.len(), bytes.len())?;
+        check_shape(&self.layout(), cols, values.len(), bytes.len())?;
         decode(bytes.as_chunks().0, values);
         Ok(())
     }

@@ -3,19 +3,19 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::Dtype;
 use crate::format::{Format, FormatError, check_shape};
+use crate::{Dtype, Layout};
 
 /// IEEE half precision.
 pub struct F16;
 
 impl Format for F16 {
-    fn dtype(&self) -> Dtype {
-        Dtype::F16
+    fn layout(&self) -> Layout {
+        Dtype::F16.layout()
     }
 
     fn encode(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
-        check_shape(Dtype::F16, cols, values.len(), bytes.len())?;
+        check_shape(&self.layout(), cols, values.len(), bytes.len())?;
         let mut piece = [f16::ZERO; PIECE];
         for (x, y) in values.chunks(PIECE).zip(bytes.chunks_mut(2 * PIECE)) {
             let piece = &mut piece[..x.len()];
@@ -26,7 +26,7 @@ impl Format for F16 {
     }
 
     fn decode(&self, cols: usize, bytes: &[u8], values: &mut [f32]) -> Result<(), FormatError> {
-        check_shape(Dtype::F16, cols, values.len(), bytes.len())?;
+        check_shape(&self.layout(), cols, values.len(), bytes.len())?;
         let mut piece = [f16::ZERO; PIECE];
         for (x, y) in values.chunks_mut(PIECE).zip(bytes.chunks(2 * PIECE)) {
             let piece = &mut piece[..x.len()];

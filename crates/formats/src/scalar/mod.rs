@@ -11,8 +11,8 @@ macro_rules! scalar_codes {
             block.copy_from_slice(&(code as $bits).to_le_bytes());
         }
 
-        fn code_bits(&self) -> u32 {
-            <$bits>::BITS
+        fn largest_code(&self) -> u64 {
+            u64::from(<$bits>::MAX)
         }
     };
 }

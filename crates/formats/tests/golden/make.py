@@ -35,8 +35,18 @@ FORMATS = {
     "Q6_K": (14, 256, 210, [208]),
     "IQ4_NL": (20, 32, 18, [0]),
     "IQ4_XS": (23, 256, 136, [0]),
+    "TQ1_0": (34, 256, 54, [52]),
+    "TQ2_0": (35, 256, 66, [64]),
+    "MXFP4": (39, 32, 17, []),
+    "NVFP4": (40, 64, 36, []),
+    "Q1_0": (41, 128, 18, [0]),
+    "Q2_0": (42, 64, 18, [0]),
 }
 DISTRIBUTIONS = ["uniform", "normal", "outliers", "positive", "sparse", "tiny", "huge", "wide", "steps"]
+# NVFP4 clips beyond 448 times 6 where memwall refuses.
+UNLIKE = {("NVFP4", "huge")}
+# Decoded by ggml only: the Python package lacks these.
+ONE_ORACLE = {"Q1_0", "Q2_0"}
 
 
 def splitmix(seed, start, n):
@@ -138,7 +148,7 @@ def main():
     lines = []
     for fmt in FORMATS:
         lines.append(f"{fmt}\tramp\t0\t{ggml.encode(fmt, ramp).tobytes().hex()}")
-        for kind in DISTRIBUTIONS:
+        for kind in (k for k in DISTRIBUTIONS if (fmt, k) not in UNLIKE):
             for g in range(args.groups):
                 lines.append(f"{fmt}\t{kind}\t{g}\t{fnv(ggml.encode(fmt, values(kind, g)).tobytes()):016x}")
     (here / "encode.tsv").write_text("\n".join(lines) + "\n")
@@ -148,10 +158,11 @@ def main():
         for g in range(args.groups):
             raw = block_bytes(fmt, g)
             ours = ggml.decode(fmt, raw)
-            with np.errstate(all="ignore"):
-                other = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(kind)).reshape(-1)
-            assert np.array_equal(ours, other), f"the two oracles differ on {fmt}"
-            second += other.size
+            if fmt not in ONE_ORACLE:
+                with np.errstate(all="ignore"):
+                    other = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(kind)).reshape(-1)
+                assert np.array_equal(ours, other), f"the two oracles differ on {fmt}"
+                second += other.size
             lines.append(f"{fmt}\t{g}\t{fnv(ours.tobytes()):016x}")
     (here / "decode.tsv").write_text("\n".join(lines) + "\n")
     print(f"{second} decoded values equal in both oracles")

@@ -18,8 +18,8 @@ import gguf
 import llama_cpp
 import numpy as np
 
-LETTERS = {"F32": "f", "F16": "h", "BF16": "b", "Q8_0": "8", "Q6_K": "6", "Q5_K": "5", "Q5_1": "1", "Q5_0": "0", "Q4_K": "4", "Q4_1": "y", "Q4_0": "x", "Q3_K": "3", "Q2_K": "2", "IQ4_NL": "n", "IQ4_XS": "s"}
-MIXES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32}
+LETTERS = {"F32": "f", "F16": "h", "BF16": "b", "Q8_0": "8", "Q6_K": "6", "Q5_K": "5", "Q5_1": "1", "Q5_0": "0", "Q4_K": "4", "Q4_1": "y", "Q4_0": "x", "Q3_K": "3", "Q2_K": "2", "IQ4_NL": "n", "IQ4_XS": "s", "TQ1_0": "t", "TQ2_0": "u", "MXFP4": "m", "NVFP4": "v", "Q1_0": "i", "Q2_0": "j"}
+MIXES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "MXFP4_MOE": 38, "Q1_0": 40}
 # architecture, layers, heads, kv heads, experts, tied, embedding width, feed-forward width
 CASES = [
     ("llama", 1, 4, 4, 0, False, 256, 512),

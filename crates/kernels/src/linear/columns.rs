@@ -3,7 +3,10 @@
 //! Lanes are weight rows; blocks are unpacked in registers and used at once.
 
 use super::activations::Activations;
-use super::block::{BlockFormat, End, Sink, Unpacked, dot_codes, min_words, minus_sums, times_zero};
+use super::block::{
+    BlockFormat, End, FLOAT, INTEGER, NONE, Sink, Unpacked, add_scaled, dot_codes, min_words, minus_sums, sum_of,
+    times_zero,
+};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::Prefetch;
 use std::marker::PhantomData;
@@ -38,7 +41,7 @@ pub(super) unsafe fn columns<L: Lanes, F: BlockFormat, const R: usize>(
 /// Outputs so far, what the stored block in work adds, and the activations that meet it.
 struct Sums<'a, L: Lanes, F, const R: usize> {
     acc: [L::F; R],
-    /// Sums of products of codes, times the scales of sub-blocks.
+    /// Sums of products of codes, times the scales of sub-blocks: integers, or the bits of f32 where the scales are floats.
     dots: [L::V; R],
     x: *const Activations,
     stride: usize,
@@ -57,13 +60,9 @@ impl<L: Lanes, F: BlockFormat, const R: usize> Sink<L> for Sums<'_, L, F, R> {
             for r in 0..R {
                 let x = &*self.x.add(r * self.stride + i);
                 let [first, second] = dots::<L, F>(&w, x);
-                self.dots[r] = match (F::STEP, F::SUB) {
-                    (1, _) => L::add(first, second),
-                    (_, 1) => L::add(self.dots[r], L::times(L::add(first, second), w.scale[0])),
-                    _ => {
-                        let scaled = L::add(L::times(first, w.scale[0]), L::times(second, w.scale[1]));
-                        L::add(self.dots[r], scaled)
-                    }
+                self.dots[r] = match F::SUB {
+                    1 => add::<L, F>(self.dots[r], L::add(first, second), w.scale[0]),
+                    _ => add::<L, F>(add::<L, F>(self.dots[r], first, w.scale[0]), second, w.scale[1]),
                 };
             }
         }
@@ -75,7 +74,11 @@ impl<L: Lanes, F: BlockFormat, const R: usize> Sink<L> for Sums<'_, L, F, R> {
             // SAFETY: the maker of this promises the instruction set and the lengths.
             unsafe {
                 let x = self.x.add(r * self.stride);
-                let mut sum = L::mul(L::to_f(self.dots[r]), end.d);
+                let sum = match F::SCALES {
+                    FLOAT => sum_of::<L, FLOAT>(self.dots[r]),
+                    _ => sum_of::<L, INTEGER>(self.dots[r]),
+                };
+                let mut sum = L::mul(sum, end.d);
                 if F::MIN {
                     let words = min_words(F::STEP, F::SUB, F::MIN);
                     let mut mins = L::splat(if words == 0 { (*x).minus_sum } else { 0 });
@@ -92,6 +95,22 @@ impl<L: Lanes, F: BlockFormat, const R: usize> Sink<L> for Sums<'_, L, F, R> {
     }
 }
 
+/// [`add_scaled`] of a format.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+unsafe fn add<L: Lanes, F: BlockFormat>(sum: L::V, dot: L::V, scale: L::V) -> L::V {
+    // SAFETY: the caller promises the instruction set.
+    unsafe {
+        match F::SCALES {
+            NONE => add_scaled::<L, NONE>(sum, dot, scale),
+            INTEGER => add_scaled::<L, INTEGER>(sum, dot, scale),
+            _ => add_scaled::<L, FLOAT>(sum, dot, scale),
+        }
+    }
+}
+
 /// Products of the codes of one part and of x, of both halves.
 ///
 /// # Safety
@@ -102,6 +121,7 @@ unsafe fn dots<L: Lanes, F: BlockFormat>(w: &Unpacked<L>, x: &Activations) -> [L
     unsafe {
         match F::ZERO {
             0 => dots_of::<L, F, 0>(w, x),
+            1 => dots_of::<L, F, 1>(w, x),
             4 => dots_of::<L, F, 4>(w, x),
             8 => dots_of::<L, F, 8>(w, x),
             16 => dots_of::<L, F, 16>(w, x),

@@ -1,7 +1,7 @@
 //! The bodies of this folder compiled once for each instruction set, and the loops around them.
 
 use super::activations::Activations;
-use super::block::BlockFormat;
+use super::block::{BlockFormat, FLOAT, INTEGER, NONE};
 use super::float::{self, FloatFormat};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::{Pieces, Prefetch};
@@ -74,7 +74,7 @@ pub(super) trait Leaf: Lanes {
     /// [`float::fill`] of all vectors.
     unsafe fn float_fill<F: FloatFormat>(job: &Job, column: usize, begin: usize, end: usize, tile: *mut u8);
     /// [`tile::rows`] for all rows.
-    unsafe fn block_rows<const STEP: usize, const SUB: usize, const MIN: bool, const ZERO: i32>(
+    unsafe fn block_rows<const STEP: usize, const SUB: usize, const SCALES: u8, const MIN: bool, const ZERO: i32>(
         slice: &tile::Slice,
         m: usize,
         next: &mut Pieces,
@@ -136,41 +136,41 @@ macro_rules! leaf {
                 unsafe { body::<F>(job, column, begin, end, tile) }
             }
             #[inline(always)]
-            unsafe fn block_rows<const STEP: usize, const SUB: usize, const MIN: bool, const ZERO: i32>(
+            unsafe fn block_rows<const STEP: usize, const SUB: usize, const SCALES: u8, const MIN: bool, const ZERO: i32>(
                 slice: &tile::Slice,
                 m: usize,
                 next: &mut Pieces,
                 lines: usize,
             ) {
                 $(#[$features])?
-                unsafe fn body<const STEP: usize, const SUB: usize, const MIN: bool, const ZERO: i32, const R: usize>(
+                unsafe fn body<const STEP: usize, const SUB: usize, const SCALES: u8, const MIN: bool, const ZERO: i32, const R: usize>(
                     slice: &tile::Slice,
                     row: usize,
                     next: &mut Pieces,
                     lines: usize,
                 ) {
                     // SAFETY: as the trait's.
-                    unsafe { tile::rows::<$lanes, STEP, SUB, MIN, ZERO, R>(slice, row, next, lines) }
+                    unsafe { tile::rows::<$lanes, STEP, SUB, SCALES, MIN, ZERO, R>(slice, row, next, lines) }
                 }
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
                     if STEP == 1 {
                         while m - row >= $one {
-                            body::<STEP, SUB, MIN, ZERO, $one>(slice, row, next, lines);
+                            body::<STEP, SUB, SCALES, MIN, ZERO, $one>(slice, row, next, lines);
                             row += $one;
                         }
                     } else {
                         while m - row >= $many {
-                            body::<STEP, SUB, MIN, ZERO, $many>(slice, row, next, lines);
+                            body::<STEP, SUB, SCALES, MIN, ZERO, $many>(slice, row, next, lines);
                             row += $many;
                         }
                     }
                     while row < m {
                         match m - row {
-                            4.. => body::<STEP, SUB, MIN, ZERO, 4>(slice, row, next, lines),
-                            2 | 3 => body::<STEP, SUB, MIN, ZERO, 2>(slice, row, next, lines),
-                            _ => body::<STEP, SUB, MIN, ZERO, 1>(slice, row, next, lines),
+                            4.. => body::<STEP, SUB, SCALES, MIN, ZERO, 4>(slice, row, next, lines),
+                            2 | 3 => body::<STEP, SUB, SCALES, MIN, ZERO, 2>(slice, row, next, lines),
+                            _ => body::<STEP, SUB, SCALES, MIN, ZERO, 1>(slice, row, next, lines),
                         }
                         row += [1, 2, 2, 4][(m - row).min(4) - 1];
                     }
@@ -310,15 +310,19 @@ pub(super) unsafe fn block_task<L: Leaf, F: BlockFormat>(job: &Job, columns: Col
             let lines = next.left().div_ceil((blocks * job.m.div_ceil(8)).max(1));
             let m = job.m;
             match (F::STEP, F::SUB, F::MIN, F::ZERO) {
-                (1, _, true, _) => L::block_rows::<1, 1, true, 0>(&slice, m, next, lines),
-                (1, _, _, 8) => L::block_rows::<1, 1, false, 8>(&slice, m, next, lines),
-                (1, _, _, 16) => L::block_rows::<1, 1, false, 16>(&slice, m, next, lines),
-                (1, ..) => L::block_rows::<1, 1, false, 128>(&slice, m, next, lines),
-                (_, 1, true, _) => L::block_rows::<8, 1, true, 0>(&slice, m, next, lines),
-                (_, 1, ..) => L::block_rows::<8, 1, false, 128>(&slice, m, next, lines),
-                (_, _, true, _) => L::block_rows::<8, 2, true, 0>(&slice, m, next, lines),
-                (_, _, _, 4) => L::block_rows::<8, 2, false, 4>(&slice, m, next, lines),
-                _ => L::block_rows::<8, 2, false, 32>(&slice, m, next, lines),
+                (1, _, true, _) => L::block_rows::<1, 1, NONE, true, 0>(&slice, m, next, lines),
+                (1, _, _, 8) => L::block_rows::<1, 1, NONE, false, 8>(&slice, m, next, lines),
+                (1, _, _, 16) => L::block_rows::<1, 1, NONE, false, 16>(&slice, m, next, lines),
+                (1, ..) => L::block_rows::<1, 1, NONE, false, 128>(&slice, m, next, lines),
+                (2, 1, ..) => L::block_rows::<2, 1, NONE, false, 1>(&slice, m, next, lines),
+                (2, ..) => L::block_rows::<2, 2, FLOAT, false, 16>(&slice, m, next, lines),
+                (4, ..) => L::block_rows::<4, 1, NONE, false, 8>(&slice, m, next, lines),
+                (_, 1, true, _) => L::block_rows::<8, 1, INTEGER, true, 0>(&slice, m, next, lines),
+                (_, 1, _, 1) => L::block_rows::<8, 1, NONE, false, 1>(&slice, m, next, lines),
+                (_, 1, ..) => L::block_rows::<8, 1, INTEGER, false, 128>(&slice, m, next, lines),
+                (_, _, true, _) => L::block_rows::<8, 2, INTEGER, true, 0>(&slice, m, next, lines),
+                (_, _, _, 4) => L::block_rows::<8, 2, INTEGER, false, 4>(&slice, m, next, lines),
+                _ => L::block_rows::<8, 2, INTEGER, false, 32>(&slice, m, next, lines),
             }
         }
     }

@@ -4,7 +4,7 @@
 //! each block of a row of x and a weight row, in ascending order,
 //! `y = fma(fma(Σ_s min_s · -sum_s, minus_min, d · Σ_s scale_s · dot_s), x_scale, y)`: `dot_s = Σ (code -
 //! zero) · x_code` over sub-block `s`, `sum_s` the sum of x's codes, and both sums over `s` are exact integers,
-//! rounded to f32 once. F32, F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain
+//! rounded to f32 once. NVFP4, whose scales of sub-blocks are floats: a chain over `s` of `fma(dot_s, scale_s, sum)`. F32, F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain
 //! over pairs as `vdpbf16ps` computes it.
 //!
 //! The **row law** holds by construction: no sum depends on m, n, threads or splits. Every instruction set
@@ -124,7 +124,7 @@ fn run(isa: Isa, pool: &Pool, ws: &[Weights<'_>], x: &[f32], m: usize, ys: &mut 
     }
     let aligned = scratch.as_ptr().align_offset(ALIGN);
     let scratch = &mut scratch[aligned..];
-    let blocks = [1, 8].map(|parts| Prepared::Int8 { parts });
+    let blocks = [1, 2, 4, 8].map(|parts| Prepared::Int8 { parts });
     for kind in blocks.into_iter().chain([Prepared::Bf16, Prepared::AsIs]) {
         if ws.iter().any(|w| prepared(w.dtype) == kind) {
             run_kind(isa, pool, kind, ws, x, m, ys, scratch);
@@ -310,6 +310,12 @@ unsafe fn by_format<L: Leaf>(dtype: Dtype, job: &Job, columns: Columns, tile: *m
             Dtype::Q6_K => block_task::<L, block::Q6K>(job, columns, tile),
             Dtype::IQ4_NL => block_task::<L, block::Iq4Nl>(job, columns, tile),
             Dtype::IQ4_XS => block_task::<L, block::Iq4Xs>(job, columns, tile),
+            Dtype::TQ1_0 => block_task::<L, block::Tq1_0>(job, columns, tile),
+            Dtype::TQ2_0 => block_task::<L, block::Tq2_0>(job, columns, tile),
+            Dtype::MXFP4 => block_task::<L, block::Mxfp4>(job, columns, tile),
+            Dtype::NVFP4 => block_task::<L, block::Nvfp4>(job, columns, tile),
+            Dtype::Q1_0 => block_task::<L, block::Q1_0>(job, columns, tile),
+            Dtype::Q2_0 => block_task::<L, block::Q2_0>(job, columns, tile),
             Dtype::F64 | Dtype::I32 => unreachable!("refused by check"),
         }
     }

@@ -2,9 +2,12 @@ use super::activations::{self, Activations, PART};
 use super::*;
 use memwall_formats::format;
 
-const FORMATS: [Dtype; 15] = {
+const FORMATS: [Dtype; 21] = {
     use Dtype::*;
-    [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS]
+    [
+        F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0,
+        MXFP4, NVFP4, Q1_0, Q2_0,
+    ]
 };
 
 fn sets() -> impl Iterator<Item = Isa> {
@@ -53,11 +56,18 @@ fn any_weights(dtype: Dtype, n: usize, k: usize, noise: &mut Noise) -> Vec<u8> {
         Dtype::Q2_K => &[80, 82],
         Dtype::Q3_K => &[108],
         Dtype::Q6_K => &[208],
+        Dtype::TQ1_0 => &[52],
+        Dtype::TQ2_0 => &[64],
+        Dtype::MXFP4 | Dtype::NVFP4 => &[],
         _ => &[0],
     };
     for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
         for &at in halves {
             block[at..at + 2].copy_from_slice(&noise.half());
+        }
+        if dtype == Dtype::MXFP4 {
+            // Moderate scales, and now and then one of the smallest.
+            block[0] = if noise.bits().is_multiple_of(16) { block[0] % 4 } else { 100 + block[0] % 30 };
         }
     }
     bytes
@@ -194,6 +204,44 @@ fn products_with_scales_of_sub_blocks_equal_the_law_in_plain_numbers() {
                     mins -= i32::from(min) * part.codes.iter().map(|&c| i32::from(c)).sum::<i32>();
                 }
                 let sum = (mins as f32).mul_add(dmin, dots as f32 * d);
+                want[i * n + j] = sum.mul_add(parts[0].scale, want[i * n + j]);
+            }
+        }
+    }
+    for isa in sets() {
+        for rows in [1, m] {
+            let y = product(isa, 1, w, &x[..rows * k], rows);
+            assert_same(&y, &want[..rows * n], format_args!("{isa:?}, {rows} rows"));
+        }
+    }
+}
+
+#[test]
+fn products_with_floats_as_scales_of_sub_blocks_equal_the_law_in_plain_numbers() {
+    const LEVELS: [i32; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+    let mut noise = Noise(17);
+    let (dtype, m, n, k) = (Dtype::NVFP4, 7, 19, 64 * 11);
+    let bytes = any_weights(dtype, n, k, &mut noise);
+    let w = Weights { dtype, bytes: &bytes, n, k };
+    let x = noise.values(m * k);
+    let mut parts: Vec<Activations> = bytemuck::zeroed_vec(m * k / PART);
+    activations::quantize(Isa::Portable, &x, 2, &mut parts);
+    let mut want = vec![0f32; m * n];
+    for (i, parts) in parts.chunks_exact(k / PART).enumerate() {
+        for (j, row) in bytes.chunks_exact(k / 64 * 36).enumerate() {
+            for (block, parts) in row.chunks_exact(36).zip(parts.chunks_exact(2)) {
+                // A block of ones says what a step of each sub-block is.
+                let mut ones = [0x11; 36];
+                ones[..4].copy_from_slice(&block[..4]);
+                let mut steps = [0f32; 64];
+                format(dtype).decode(64, &ones, &mut steps).expect("a block");
+                let mut sum = 0f32;
+                for s in 0..4 {
+                    let level = |c: usize| LEVELS[format(dtype).code(block, 16 * s + c) as usize];
+                    let x = |c: usize| i32::from(parts[s / 2].codes[s % 2 * 16 + c]);
+                    let dot: i32 = (0..16).map(|c| level(c) * x(c)).sum();
+                    sum = (dot as f32).mul_add(steps[16 * s], sum);
+                }
                 want[i * n + j] = sum.mul_add(parts[0].scale, want[i * n + j]);
             }
         }

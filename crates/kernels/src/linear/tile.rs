@@ -7,7 +7,9 @@
 //! arithmetic is that of `columns`, in the same order.
 
 use super::activations::Activations;
-use super::block::{BlockFormat, End, Sink, Unpacked, dot_codes, min_words, minus_sums, times_zero};
+use super::block::{
+    BlockFormat, End, NONE, Sink, Unpacked, add_scaled, dot_codes, min_words, minus_sums, sum_of, times_zero,
+};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::Pieces;
 use std::marker::PhantomData;
@@ -23,15 +25,15 @@ pub(super) const SLICE_BLOCKS: usize = 32;
 pub(super) const TILE_BYTES: usize = SLICE_BLOCKS * VECTORS * (8 + 4 + 1) * super::lanes::MAX_LANES * 4;
 
 /// Items of a part of 32 and of the end of a stored block.
-const fn items(step: usize, sub: usize, min: bool) -> (usize, usize) {
-    let scales = if step == 1 { 0 } else { sub };
+const fn items(step: usize, sub: usize, scales: u8, min: bool) -> (usize, usize) {
+    let scales = if scales == NONE { 0 } else { sub };
     (8 + scales, if min { 2 + min_words(step, sub, min) } else { 1 })
 }
 
 /// Bytes of a stored block in the tile.
 #[inline(always)]
-const fn block_bytes<L: Lanes>(step: usize, sub: usize, min: bool) -> usize {
-    let (part, end) = items(step, sub, min);
+const fn block_bytes<L: Lanes>(step: usize, sub: usize, scales: u8, min: bool) -> usize {
+    let (part, end) = items(step, sub, scales, min);
     VECTORS * (step * part + end) * L::LANES * 4
 }
 
@@ -41,7 +43,7 @@ const fn block_bytes<L: Lanes>(step: usize, sub: usize, min: bool) -> usize {
 /// The processor has the instruction set, the rows hold the blocks, the tile has room for them.
 #[inline(always)]
 pub(super) unsafe fn fill<L: Lanes, F: BlockFormat>(rows: &Rows, first: usize, blocks: usize, tile: *mut u8, v: usize) {
-    let size = block_bytes::<L>(F::STEP, F::SUB, F::MIN);
+    let size = block_bytes::<L>(F::STEP, F::SUB, F::SCALES, F::MIN);
     for b in (0..blocks).step_by(F::STEP) {
         // SAFETY: as the caller promises.
         unsafe {
@@ -64,7 +66,7 @@ impl<F: BlockFormat> Fill<F> {
     /// There is such an item.
     #[inline(always)]
     unsafe fn item<L: Lanes>(&self, i: usize, n: usize) -> *mut u8 {
-        let (part, _) = items(F::STEP, F::SUB, F::MIN);
+        let (part, _) = items(F::STEP, F::SUB, F::SCALES, F::MIN);
         // SAFETY: as the caller promises.
         unsafe { self.at.add((i * part + n) * VECTORS * L::LANES * 4) }
     }
@@ -78,7 +80,7 @@ impl<L: Lanes, F: BlockFormat> Sink<L> for Fill<F> {
             for (g, codes) in w.codes.into_iter().enumerate() {
                 L::store(codes, self.item::<L>(i, g));
             }
-            if F::STEP > 1 {
+            if F::SCALES != NONE {
                 for s in 0..F::SUB {
                     L::store(w.scale[s], self.item::<L>(i, 8 + s));
                 }
@@ -130,6 +132,7 @@ pub(super) unsafe fn rows<
     L: Lanes,
     const STEP: usize,
     const SUB: usize,
+    const SCALES: u8,
     const MIN: bool,
     const ZERO: i32,
     const R: usize,
@@ -140,8 +143,8 @@ pub(super) unsafe fn rows<
     lines: usize,
 ) {
     let vector = L::LANES * 4;
-    let size = block_bytes::<L>(STEP, SUB, MIN);
-    let (part_items, _) = items(STEP, SUB, MIN);
+    let size = block_bytes::<L>(STEP, SUB, SCALES, MIN);
+    let (part_items, _) = items(STEP, SUB, SCALES, MIN);
     let part = |v: usize| slice.columns.saturating_sub(v * L::LANES).min(L::LANES);
     // SAFETY: as the caller promises.
     unsafe {
@@ -186,10 +189,8 @@ pub(super) unsafe fn rows<
                     }
                     for (sums, dot) in sums.iter_mut().zip(dot) {
                         for v in 0..VECTORS {
-                            sums[v] = match STEP {
-                                1 => dot[v],
-                                _ => L::add(sums[v], L::times(dot[v], L::load(item(i, 8 + s, v)))),
-                            };
+                            let scale = if SCALES == NONE { L::splat(0) } else { L::load(item(i, 8 + s, v)) };
+                            sums[v] = add_scaled::<L, SCALES>(sums[v], dot[v], scale);
                         }
                     }
                 }
@@ -197,7 +198,7 @@ pub(super) unsafe fn rows<
             for (r, (acc, sums)) in acc.iter_mut().zip(&sums).enumerate() {
                 let scale = L::splat_f((*x(r, 0)).scale);
                 for v in 0..VECTORS {
-                    let mut sum = L::mul(L::to_f(sums[v]), L::load_f(item(STEP, 0, v)));
+                    let mut sum = L::mul(sum_of::<L, SCALES>(sums[v]), L::load_f(item(STEP, 0, v)));
                     if MIN {
                         let words = min_words(STEP, SUB, MIN);
                         let mut mins = L::splat(if words == 0 { (*x(r, 0)).minus_sum } else { 0 });

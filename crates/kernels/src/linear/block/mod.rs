@@ -2,9 +2,14 @@
 //!
 //! All formats come to the same form. A stored block of a row has parts of 32 weights,
 //! `w_i = d · scale_s · (code_i - ZERO) - minus_min · min_s`, with `s` the sub-block of 16 or, for most
-//! formats, the whole part. Scales and minima of sub-blocks are integers, which formats of 32 do not have.
+//! formats, the whole part. Scales of sub-blocks are integers, or floats, or there are none; minima are integers, which
+//! formats of 32 do not have.
 
 mod iq4;
+mod mxfp4;
+mod nvfp4;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -12,8 +17,14 @@ mod q4_k;
 mod q5;
 mod q6_k;
 mod q8_0;
+mod tq1_0;
+mod tq2_0;
 
 pub(super) use iq4::{Iq4Nl, Iq4Xs};
+pub(super) use mxfp4::Mxfp4;
+pub(super) use nvfp4::Nvfp4;
+pub(super) use q1_0::Q1_0;
+pub(super) use q2_0::Q2_0;
 pub(super) use q2_k::Q2K;
 pub(super) use q3_k::Q3K;
 pub(super) use q4::{Q4_0, Q4_1};
@@ -21,6 +32,8 @@ pub(super) use q4_k::{Q4K, Q5K};
 pub(super) use q5::{Q5_0, Q5_1};
 pub(super) use q6_k::Q6K;
 pub(super) use q8_0::Q8_0;
+pub(super) use tq1_0::Tq1_0;
+pub(super) use tq2_0::Tq2_0;
 
 use super::activations::Activations;
 use super::lanes::{Lanes, Rows};
@@ -102,6 +115,39 @@ pub(super) unsafe fn minus_sums<const SUB: usize>(x: *const Activations, j: usiz
     bytemuck::cast(unsafe { if SUB == 1 { (*x.add(2 * j)).minus_pair } else { (*x.add(j)).minus_halves } })
 }
 
+/// Scales of sub-blocks: there are none, the block has one.
+pub(super) const NONE: u8 = 0;
+/// Scales of sub-blocks: integers, so that a block stays an exact integer until its end.
+pub(super) const INTEGER: u8 = 1;
+/// Scales of sub-blocks: the bits of f32; sums over them are floats, in the order of the sub-blocks.
+pub(super) const FLOAT: u8 = 2;
+
+/// `sum`, of a kind of scales, and what a sub-block adds.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+pub(super) unsafe fn add_scaled<L: Lanes, const SCALES: u8>(sum: L::V, dot: L::V, scale: L::V) -> L::V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match SCALES {
+            NONE => L::add(sum, dot),
+            INTEGER => L::add(sum, L::times(dot, scale)),
+            _ => L::as_v(L::fma(L::to_f(dot), L::as_f(scale), L::as_f(sum))),
+        }
+    }
+}
+
+/// The sum of a block as f32.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+pub(super) unsafe fn sum_of<L: Lanes, const SCALES: u8>(sum: L::V) -> L::F {
+    // SAFETY: as the caller promises.
+    unsafe { if SCALES == FLOAT { L::as_f(sum) } else { L::to_f(sum) } }
+}
+
 /// A block format, unpacked.
 pub(super) trait BlockFormat: 'static {
     /// The type that this is.
@@ -110,10 +156,12 @@ pub(super) trait BlockFormat: 'static {
     const SUB: usize;
     /// Whether values have a minimum added.
     const MIN: bool;
-    /// The code that means zero: 0, 4, 8, 16, 32, or 128 if codes exceed 127.
+    /// The code that means zero: 0, 1, 4, 8, 16, 32, or 128 if codes exceed 127.
     const ZERO: i32;
-    /// Parts of 32 in a stored block; with more than one, sub-blocks have scales of their own.
+    /// Parts of 32 in a stored block.
     const STEP: usize = Self::DTYPE.block_len() / 32;
+    /// What scales of sub-blocks are: [`NONE`], [`INTEGER`] or [`FLOAT`].
+    const SCALES: u8 = if Self::STEP > 1 { INTEGER } else { NONE };
 
     /// Unpacks the stored block whose first part is part `first` of the row, a multiple of `STEP`; the sink
     /// gets 0..STEP in order, and the end.
@@ -231,6 +279,7 @@ pub(super) unsafe fn times_zero<L: Lanes, const ZERO: i32>(v: L::V) -> L::V {
     unsafe {
         match ZERO {
             0 => L::splat(0),
+            1 => v,
             4 => L::shl::<2>(v),
             8 => L::shl::<3>(v),
             16 => L::shl::<4>(v),

@@ -17,7 +17,7 @@ const ROWS: [usize; 3] = [1, 32, 512];
 /// Rows that are encoded; a matrix repeats them, which changes no time.
 const ENCODED: usize = 32;
 
-const FORMATS: [Dtype; 11] = [
+const FORMATS: [Dtype; 17] = [
     Dtype::F32,
     Dtype::BF16,
     Dtype::F16,
@@ -29,6 +29,12 @@ const FORMATS: [Dtype; 11] = [
     Dtype::Q4_K,
     Dtype::Q4_1,
     Dtype::Q4_0,
+    Dtype::NVFP4,
+    Dtype::MXFP4,
+    Dtype::Q2_0,
+    Dtype::TQ2_0,
+    Dtype::TQ1_0,
+    Dtype::Q1_0,
 ];
 
 pub(super) fn run(pool: &Pool, report: &mut Report<'_, impl Write>) -> anyhow::Result<()> {
