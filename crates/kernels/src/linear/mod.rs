@@ -4,8 +4,8 @@
 //! each block of a row of x and a weight row, in ascending order,
 //! `y = fma(fma(Σ_s min_s · -sum_s, minus_min, d · Σ_s scale_s · dot_s), x_scale, y)`: `dot_s = Σ (code -
 //! zero) · x_code` over sub-block `s`, `sum_s` the sum of x's codes, and both sums over `s` are exact integers,
-//! rounded to f32 once. NVFP4, whose scales of sub-blocks are floats: a chain over `s` of `fma(dot_s, scale_s, sum)`. F32, F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain
-//! over pairs as `vdpbf16ps` computes it.
+//! rounded to f32 once. NVFP4, whose scales of sub-blocks are floats: a chain over `s` of `fma(dot_s, scale_s, sum)`. F32,
+//! F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain over pairs as `vdpbf16ps` computes it.
 //!
 //! The **row law** holds by construction: no sum depends on m, n, threads or splits. Every instruction set
 //! runs the same operations in the same order on its lanes, so results are bit for bit the same on all.
