@@ -115,6 +115,7 @@ impl<'a> Calibration<'a> {
         }
         let mut memory = Memory::within(&self.budget);
         self.model.load(&stage.graph, &mut memory, Loading { tier: WeightTier::Ram, threads, behind: None })?;
+        self.check_weights(&memory)?;
         let Stage { graph, input, positions, cu_seqlens, .. } = stage;
         let input = input.expect("blocks read hidden states");
         let mut e = Executor::new(graph, PlanOptions::default(), &mut memory, Arc::clone(&self.pool))?;
@@ -136,6 +137,18 @@ impl<'a> Calibration<'a> {
         }
         self.next += 1;
         Ok(Some(statistics))
+    }
+
+    /// Names the first weight of a block that is not finite: its statistics would blame the layers after it.
+    fn check_weights(&self, memory: &Memory) -> Result<(), QuantizeError> {
+        for (name, ..) in memory.iter() {
+            let values = memory.get::<f32>(name).unwrap_or_default();
+            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+                let tensor = self.model.checkpoint().name_in_file(name);
+                return Err(QuantizeError::Weight { tensor, value: values[at], at });
+            }
+        }
+        Ok(())
     }
 
     /// The most bytes that are taken from the budget at once.

@@ -30,6 +30,16 @@ pub enum QuantizeError {
         /// Tokens of the model.
         vocab: usize,
     },
+    /// A weight is NaN or infinite.
+    #[error("tensor {tensor} holds {value} at {at}; a model with such a weight computes nothing to calibrate on")]
+    Weight {
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The first such value.
+        value: f32,
+        /// Its place among the tensor's values.
+        at: usize,
+    },
     /// A layer's inputs are NaN or infinite: its statistics would say nothing.
     #[error("weight {weight}: its inputs are not finite on the calibration text")]
     NotFinite {
