@@ -81,6 +81,19 @@ pub enum FormatError {
     },
 }
 
+impl FormatError {
+    /// The same of a matrix that has `rows` rows before those that were given.
+    pub fn below(mut self, rows: usize) -> FormatError {
+        match &mut self {
+            FormatError::NotFinite { row, .. }
+            | FormatError::ScaleOverflow { row, .. }
+            | FormatError::NotAnInteger { row, .. } => *row += rows,
+            FormatError::RaggedRow { .. } | FormatError::PartialRow { .. } | FormatError::BufferSize { .. } => {}
+        }
+        self
+    }
+}
+
 /// A number format: rows of f32 to bytes and back.
 ///
 /// Scalar formats have blocks of one value. A tensor is its rows one after another; a block never spans two rows. The

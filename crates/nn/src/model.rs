@@ -40,30 +40,64 @@ impl ModelConfig {
     /// # Errors
     /// If an operator refuses its inputs.
     pub fn hidden(&self, g: &mut Graph, types: &WeightTypes, seqs: &Sequences) -> Result<Value, GraphError> {
-        let mut x = embedding(g, types, EMBEDDING, seqs.ids, self.vocab_size, self.d_model)?;
-        if self.learned_positions {
-            let name = "model.embed_positions.weight";
-            let positions = embedding(g, types, name, seqs.positions, self.max_context, self.d_model)?;
-            x = ops::add(g, x, positions)?;
+        let mut x = self.embed(g, types, seqs)?;
+        for i in 0..self.layers.len() {
+            x = self.block(g, types, seqs, i, x)?;
         }
-        for (i, layer) in self.layers.iter().enumerate() {
-            let name = format!("model.layers.{i}");
-            x = g.segment(|g| {
-                g.scope(format!("layers.{i}"), |g| {
-                    let h = rms_norm(g, &format!("{name}.input_layernorm"), x, self.norm_eps)?;
-                    let part = layer.mixer.name();
-                    let h =
-                        g.scope(part, |g| layer.mixer.mixer().forward(g, types, &format!("{name}.{part}"), h, seqs))?;
-                    let x = ops::add(g, x, h)?;
-                    if layer.channel == ChannelConfig::None {
-                        return Ok(x);
-                    }
-                    let h = rms_norm(g, &format!("{name}.post_attention_layernorm"), x, self.norm_eps)?;
-                    let h = g.scope("mlp", |g| layer.channel.forward(g, types, &format!("{name}.mlp"), h))?;
-                    ops::add(g, x, h)
-                })
-            })?;
+        self.last_norm(g, x)
+    }
+
+    /// Adds the embedding of all rows: the hidden states [N, D] that the first block reads.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn embed(&self, g: &mut Graph, types: &WeightTypes, seqs: &Sequences) -> Result<Value, GraphError> {
+        let x = embedding(g, types, EMBEDDING, seqs.ids, self.vocab_size, self.d_model)?;
+        if !self.learned_positions {
+            return Ok(x);
         }
+        let name = "model.embed_positions.weight";
+        let positions = embedding(g, types, name, seqs.positions, self.max_context, self.d_model)?;
+        ops::add(g, x, positions)
+    }
+
+    /// Adds block `i`, a segment: hidden states [N, D] in, [N, D] out.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    ///
+    /// # Panics
+    /// If the model has no such block.
+    pub fn block(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        seqs: &Sequences,
+        i: usize,
+        x: Value,
+    ) -> Result<Value, GraphError> {
+        let (layer, name) = (&self.layers[i], format!("model.layers.{i}"));
+        g.segment(|g| {
+            g.scope(format!("layers.{i}"), |g| {
+                let h = rms_norm(g, &format!("{name}.input_layernorm"), x, self.norm_eps)?;
+                let part = layer.mixer.name();
+                let h = g.scope(part, |g| layer.mixer.mixer().forward(g, types, &format!("{name}.{part}"), h, seqs))?;
+                let x = ops::add(g, x, h)?;
+                if layer.channel == ChannelConfig::None {
+                    return Ok(x);
+                }
+                let h = rms_norm(g, &format!("{name}.post_attention_layernorm"), x, self.norm_eps)?;
+                let h = g.scope("mlp", |g| layer.channel.forward(g, types, &format!("{name}.mlp"), h))?;
+                ops::add(g, x, h)
+            })
+        })
+    }
+
+    /// Adds the norm after the last block.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn last_norm(&self, g: &mut Graph, x: Value) -> Result<Value, GraphError> {
         rms_norm(g, "model.norm", x, self.norm_eps)
     }
 

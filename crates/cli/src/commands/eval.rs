@@ -11,6 +11,7 @@ use memwall_fit::{EngineOptions, MemoryPlan, Wish};
 use memwall_infer::perplexity::Windows;
 use memwall_infer::{Engine, Model};
 use memwall_store::Budget;
+use memwall_tokenizer::Tokenizer;
 use serde_json::json;
 
 use super::tokenize::read_text;
@@ -85,8 +86,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if stop.load(Ordering::Relaxed) {
         bail!("stopped after {} tokens", score.tokens);
     }
-    let bytes: usize =
-        windows.scored().flatten().map(|&id| tokenizer.token_bytes(id).map_or(0, |bytes| bytes.len())).sum();
+    let bytes = scored_bytes(&windows, &tokenizer);
     let bits_per_byte = score.nll / std::f64::consts::LN_2 / bytes as f64;
     let mut line = json!({
         "tokens": score.tokens,
@@ -112,6 +112,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         writeln!(out, "same top-1    {:.2} %", 100.0 * score.top1_agreement())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes of the tokens that are scored.
+pub(super) fn scored_bytes(windows: &Windows<'_>, tokenizer: &Tokenizer) -> usize {
+    windows.scored().flatten().map(|&id| tokenizer.token_bytes(id).map_or(0, |bytes| bytes.len())).sum()
 }
 
 /// An engine whose formats are as given, never chosen: a figure must say what it is of.

@@ -1,25 +1,33 @@
-//! `memwall quantize`: a model in another format, tensor by tensor, with the error of each.
+//! `memwall quantize`: a model in another number format, tensor by tensor, with the error of each.
 
+mod budgeted;
+mod convert;
+mod evaluate;
+mod known;
+mod report;
 mod sources;
 
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use memwall_fit::assign;
-use memwall_formats::error::ErrorStatistics;
 use memwall_formats::gguf::{TensorPlan, Writer};
-use memwall_formats::{ContainerFormat, Dtype, Mix, format};
+use memwall_formats::{Container, ContainerFormat, Dtype, Mix, format};
+use memwall_infer::Model;
+use memwall_kernels::Pool;
 use memwall_nn::GgufForm;
-use memwall_store::format_size;
-use serde_json::{Value, json};
+use memwall_quantize::{Calibration, Collect, ImportanceMatrix, Method, Nearest};
+use memwall_store::Budget;
 
 use crate::load;
+use budgeted::{Budgeted, WINDOWS};
+use convert::convert;
+use evaluate::Evaluation;
+use known::{Known, Text, Walk, stage};
+use report::{Report, Row};
 use sources::{Source, metadata, tensors};
-
-/// Values of the rows that are converted at once.
-const PIECE: usize = 1 << 22;
 
 /// Arguments of `memwall quantize`.
 #[derive(Debug, clap::Args)]
@@ -27,165 +35,250 @@ pub struct Args {
     /// A GGUF or llama2.c file, or a folder of Hugging Face's
     model: PathBuf,
     /// A mix such as Q4_K_M, or one format: F32, F16, BF16, Q8_0, Q6_K, Q5_0, …
-    #[arg(long, value_name = "FORMAT", value_parser = load::mix)]
-    format: Mix,
+    #[arg(long, value_name = "FORMAT", value_parser = load::mix, required_unless_present = "memory")]
+    format: Option<Mix>,
+    /// Instead of a format: the best formats for the tensors of the output within this size (needs --calibrate)
+    #[arg(long, value_name = "SIZE", value_parser = load::size, conflicts_with = "format", requires = "calibrate")]
+    memory: Option<usize>,
     /// The GGUF file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Threads; without it, as many as there are processors
+    /// How codes and scales are chosen: nearest, importance, clip or gptq
+    #[arg(long, value_name = "METHOD", default_value = "nearest", value_parser = method)]
+    method: &'static dyn Method,
+    /// A text that the model runs over, to learn what its layers read
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// The most tokens of that text
+    #[arg(long, value_name = "N", default_value_t = 32768)]
+    calibrate_tokens: usize,
+    /// An importance matrix in GGUF, as llama.cpp's imatrix writes it, instead of --calibrate
+    #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
+    imatrix: Option<PathBuf>,
+    /// Where to write the importance matrix of --calibrate
+    #[arg(long, value_name = "FILE", requires = "calibrate")]
+    save_imatrix: Option<PathBuf>,
+    /// A text on which the output is compared with the original
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Where to draw the plans of --memory, bits per weight against divergence, as SVG
+    #[arg(long, value_name = "FILE", requires = "memory")]
+    plot: Option<PathBuf>,
+    /// Tokens of a window of either text [default: 512, or the model's context if that is less]
     #[arg(short, long, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    context: Option<usize>,
+    /// Quantize anew what is stored quantized
+    #[arg(long)]
+    requantize: bool,
+    /// Threads; without it, as many as there are processors
+    #[arg(short, long, value_name = "N", value_parser = load::threads)]
+    threads: Option<usize>,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// A method by its name.
+fn method(name: &str) -> Result<&'static dyn Method, String> {
+    memwall_quantize::method(name)
 }
 
 /// Converts the model.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Only models that run are converted: what is wrong with a file is found before anything is written.
     let model = load::model(Some(&args.model))?;
+    refuse_to_overwrite(model.container(), &args.output)?;
+    let threads = args.threads.unwrap_or_else(load::processors);
+    let context = context(args, &model)?;
+    let budget = load::budget(None);
+    let _other = budget.take("other", load::other_bytes()?)?;
     let container = model.container();
-    let same = |path: &PathBuf| path.canonicalize().ok();
-    for file in container.files() {
-        if same(&args.output).is_some_and(|output| same(&file.path().to_path_buf()) == Some(output)) {
-            bail!("{}: is being read; --output must be another file", args.output.display());
-        }
-    }
     let form = (container.format() == ContainerFormat::Safetensors).then(|| GgufForm::of(&model.checkpoint().config));
-    let tensors = tensors(&model, form.as_ref())?;
+    let sources = tensors(&model, form.as_ref())?;
     let mut metadata = metadata(&model, form.as_ref())?;
-    metadata.insert("general.file_type", args.format.file_type());
-    metadata.insert("general.quantization_version", 2u32);
-    let formats = assign(
-        args.format,
-        &model.checkpoint().config,
-        &metadata,
-        tensors.iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype)),
-    );
-    let plans = tensors
-        .iter()
-        .zip(&formats)
-        .map(|(t, &dtype)| TensorPlan { name: t.name.clone(), dtype, shape: t.shape.clone() })
-        .collect();
-    let mut writer = Writer::create(&args.output, &metadata, plans)?;
-    let threads = match args.threads {
-        Some(n) => n.get(),
-        None => std::thread::available_parallelism().map_or(1, usize::from),
+
+    // Texts are read first: one that is too short must not cost a run.
+    let calibration = match &args.calibrate {
+        Some(file) => Some(Text::read(&model, file, context, args.calibrate_tokens)?),
+        None => None,
     };
-    let mut rows: Vec<Value> = Vec::new();
-    let mut all = ErrorStatistics::default();
-    let (mut before, mut after) = (0, 0);
-    let show = std::io::stderr().is_terminal();
-    for (number, (tensor, &dtype)) in tensors.iter().zip(&formats).enumerate() {
-        if show {
-            eprint!("\r{}/{} {:50}", number + 1, tensors.len(), tensor.name);
+    let report_text = match &args.report {
+        Some(file) => Some(report_text(&model, file, context)?),
+        None => None,
+    };
+    let refuse = |formats: &[Dtype]| refuse_requantizing(&sources, formats, args.requantize);
+    let budgeted = match (args.memory, &calibration) {
+        (Some(bytes), Some(text)) => {
+            // Whatever is chosen, what is quantized already would be quantized anew.
+            refuse(&assigned(Mix::Q4_0, &model, &metadata, &sources))?;
+            let show = std::io::stderr().is_terminal();
+            Some(Budgeted::of(&model, &sources, text, args.method, bytes as u64, threads, &budget, show)?)
         }
-        let (bytes, statistics) = convert(tensor, dtype, threads, &mut writer)
-            .with_context(|| format!("{}: tensor {}", args.model.display(), tensor.name))?;
-        all = all.merge(statistics);
-        before += tensor.stored.len() as u64;
-        after += bytes;
-        rows.push(json!({
-            "name": tensor.name,
-            "shape": tensor.shape,
-            "from": tensor.dtype.name(),
-            "to": dtype.name(),
-            "bytes": bytes,
-            "sqnr_db": finite(statistics.sqnr_db()),
-            "relative_rmse": finite(statistics.relative_rmse()),
-            "max_abs_error": statistics.max_abs(),
-        }));
+        _ => None,
+    };
+    let formats = match (&budgeted, args.format) {
+        (Some(budgeted), _) => budgeted.formats.clone(),
+        (None, Some(mix)) => assigned(mix, &model, &metadata, &sources),
+        (None, None) => bail!("--format or --memory is needed"),
+    };
+    refuse(&formats)?;
+    if let Some(mix) = args.format.or_else(|| Mix::from_name(main_format(&sources, &formats).name())) {
+        metadata.insert("general.file_type", mix.file_type());
+    }
+    metadata.insert("general.quantization_version", 2u32);
+
+    let mut known = known(args, &model, calibration.as_ref(), &sources, threads, &budget)?;
+    // Inputs become known block by block; without them the order of the file stays.
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    if matches!(known, Known::Text(_)) {
+        order.sort_by_key(|&i| stage(&model, sources[i].weight.as_deref()).map_or(0, |stage| stage + 1));
+    }
+    let mut report = Report::default();
+    let plans = order.iter().map(|&i| {
+        let Source { name, shape, .. } = &sources[i];
+        TensorPlan { name: name.clone(), dtype: formats[i], shape: shape.clone() }
+    });
+    let mut writer = Writer::create(&args.output, &metadata, plans.collect())?;
+    let (pool, show) = (Pool::new(threads), std::io::stderr().is_terminal());
+    for (number, &i) in order.iter().enumerate() {
+        let (source, dtype) = (&sources[i], formats[i]);
+        if show {
+            eprint!("\r{}/{} {:50}", number + 1, sources.len(), source.name);
+        }
+        let stage = stage(&model, source.weight.as_deref());
+        let row = known.with(source, stage, |inputs| {
+            let method = match inputs {
+                Some(_) if dtype.is_block() && dtype != source.dtype => args.method,
+                _ => &Nearest,
+            };
+            let encoder = match inputs {
+                Some(inputs) => method.encoder(format(dtype), inputs, &pool)?,
+                None => Box::new(format(dtype)),
+            };
+            let (bytes, statistics) = convert(source, dtype, &*encoder, threads, &mut writer)?;
+            let kl = budgeted.as_ref().and_then(|b| b.predicted(source.weight.as_deref()?));
+            Ok(Row { source: source.into(), dtype, bytes, statistics, method: method.name(), predicted_kl: kl })
+        });
+        report.add(row.with_context(|| format!("{}: tensor {}", args.model.display(), source.name))?);
     }
     writer.finish()?;
     if show {
         eprint!("\r{:70}\r", "");
     }
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        let line = json!({
-            "output": args.output,
-            "format": args.format.name(),
-            "bytes_before": before,
-            "bytes": after,
-            "relative_rmse": finite(all.relative_rmse()),
-            "tensors": rows,
-        });
-        writeln!(out, "{line}")?;
-        return Ok(ExitCode::SUCCESS);
+    if let (Some(file), Some(text)) = (&args.save_imatrix, &args.calibrate) {
+        known.save(file, text, context)?;
     }
-    writeln!(out, "{:40} {:>6} {:>6} {:>10} {:>9}", "tensor", "from", "to", "size", "SQNR dB")?;
-    for row in &rows {
-        let text = |key: &str| row[key].as_str().unwrap_or_default();
-        let size = format_size(row["bytes"].as_u64().unwrap_or_default() as usize);
-        let sqnr = row["sqnr_db"].as_f64().map_or("exact".to_string(), |db| format!("{db:.1}"));
-        writeln!(out, "{:40} {:>6} {:>6} {size:>10} {sqnr:>9}", text("name"), text("from"), text("to"))?;
+    drop(known);
+    let evaluate = |text: &Text, most| Evaluation::of(&args.output, &model, text, most, threads, &budget);
+    if let (Some(budgeted), Some(text)) = (&budgeted, &calibration) {
+        let measured = evaluate(text, WINDOWS)?.written.mean_kl();
+        report.plan = Some((budgeted.predicted_kl, measured));
+        if let Some(file) = &args.plot {
+            budgeted.draw(file, &args.model.display().to_string(), measured)?;
+        }
     }
-    let (before, after) = (format_size(before as usize), format_size(after as usize));
-    let error = 100.0 * all.relative_rmse();
-    writeln!(out, "{}: {before} -> {after}, relative error {error:.3} %", args.output.display())?;
+    if let Some(text) = &report_text {
+        report.evaluation = Some(evaluate(text, usize::MAX)?);
+    }
+    let name = args.format.map_or("mixed", Mix::name);
+    report.print(&args.output, name, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// JSON has no infinity: an exact tensor has no ratio of signal to noise.
-fn finite(x: f64) -> Option<f64> {
-    x.is_finite().then_some(x)
+/// Tokens of a window.
+fn context(args: &Args, model: &Model) -> anyhow::Result<usize> {
+    let most = model.checkpoint().config.max_context;
+    match args.context {
+        Some(context) if !(4..=most).contains(&context) => {
+            bail!("--context {context}: this model has windows of 4 to {most} tokens")
+        }
+        Some(context) => Ok(context),
+        None => Ok(most.min(512)),
+    }
 }
 
-/// Converts the rows of a tensor, a piece at a time, and writes them; its bytes and its error.
-fn convert(
-    tensor: &Source<'_>,
-    to: Dtype,
-    threads: usize,
-    writer: &mut Writer,
-) -> anyhow::Result<(u64, ErrorStatistics)> {
-    let width = tensor.shape.last().copied().unwrap_or(1).max(1);
-    let (Some(from_row), Some(to_row)) = (tensor.dtype.row_bytes(width), to.row_bytes(width)) else {
-        bail!("rows of {width} values are no whole blocks");
-    };
-    let piece = (PIECE / width).max(1) * from_row;
-    let (mut bytes, mut statistics) = (0, ErrorStatistics::default());
-    for (number, stored) in tensor.stored.chunks(piece).enumerate() {
-        let stored = tensor.rows(number * piece / from_row, stored, from_row);
-        if tensor.dtype == to {
-            writer.write(&stored)?;
-            bytes += stored.len() as u64;
-            continue;
+fn refuse_to_overwrite(container: &Container, output: &Path) -> anyhow::Result<()> {
+    let same = |path: &Path| path.canonicalize().ok();
+    for file in container.files() {
+        if same(output).is_some_and(|output| same(file.path()) == Some(output)) {
+            bail!("{}: is being read; --output must be another file", output.display());
         }
-        let rows = stored.len() / from_row;
-        let (mut values, mut encoded) = (vec![0.0_f32; rows * width], vec![0; rows * to_row]);
-        // Statistics are summed row by row, in order: they do not depend on the number of threads.
-        let mut errors = vec![ErrorStatistics::default(); rows];
-        let share = rows.div_ceil(threads);
-        std::thread::scope(|scope| {
-            let parts = stored
-                .chunks(share * from_row)
-                .zip(values.chunks_mut(share * width))
-                .zip(encoded.chunks_mut(share * to_row).zip(errors.chunks_mut(share)));
-            let working: Vec<_> = parts
-                .map(|((stored, values), (encoded, errors))| {
-                    scope.spawn(move || -> anyhow::Result<()> {
-                        format(tensor.dtype).decode(width, stored, values)?;
-                        format(to).encode(width, values, encoded)?;
-                        let mut back = vec![0.0_f32; width];
-                        for (i, error) in errors.iter_mut().enumerate() {
-                            format(to).decode(width, &encoded[i * to_row..(i + 1) * to_row], &mut back)?;
-                            *error = ErrorStatistics::of(&values[i * width..(i + 1) * width], &back);
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            for part in working {
-                match part.join() {
-                    Ok(done) => done?,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            Ok::<(), anyhow::Error>(())
-        })?;
-        statistics = errors.into_iter().fold(statistics, ErrorStatistics::merge);
-        writer.write(&encoded)?;
-        bytes += encoded.len() as u64;
     }
-    Ok((bytes, statistics))
+    Ok(())
+}
+
+fn assigned(mix: Mix, model: &Model, metadata: &memwall_formats::gguf::Metadata, sources: &[Source<'_>]) -> Vec<Dtype> {
+    let tensors = sources.iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype));
+    assign(mix, &model.checkpoint().config, metadata, tensors)
+}
+
+/// Errors of one quantization add to those of another; floats of what is quantized lose nothing more.
+fn refuse_requantizing(sources: &[Source<'_>], formats: &[Dtype], wanted: bool) -> anyhow::Result<()> {
+    let again = |(s, to): &(&Source<'_>, &Dtype)| s.dtype.is_block() && to.is_block() && s.dtype != **to;
+    match sources.iter().zip(formats).find(again) {
+        Some((source, to)) if !wanted => bail!(
+            "tensor {} is stored as {}, which has lost precision already; as {to} it would lose more than the original \
+             would: quantize the model in F32, F16 or BF16, or say --requantize",
+            source.name,
+            source.dtype
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The format of most bytes.
+fn main_format(sources: &[Source<'_>], formats: &[Dtype]) -> Dtype {
+    let bytes = |dtype: Dtype| -> usize {
+        let of = sources.iter().zip(formats).filter(|(s, d)| s.shape.len() > 1 && **d == dtype);
+        of.map(|(s, _)| s.shape.iter().product::<usize>()).sum()
+    };
+    formats.iter().copied().max_by_key(|d| bytes(*d)).unwrap_or(Dtype::F32)
+}
+
+/// The text of the report, which must have a window.
+fn report_text(model: &Model, file: &Path, context: usize) -> anyhow::Result<Text> {
+    let text = Text::read(model, file, context, usize::MAX)?;
+    if text.tokens.len() < context {
+        let have = text.tokens.len();
+        bail!(
+            "--report {}: the text has {have} tokens, fewer than one window of {context}: give a longer text or a smaller \
+             --context",
+            file.display()
+        );
+    }
+    Ok(text)
+}
+
+/// What is known of inputs, as far as the method asks for it.
+fn known<'a>(
+    args: &Args,
+    model: &'a Model,
+    text: Option<&Text>,
+    sources: &[Source<'_>],
+    threads: usize,
+    budget: &Budget,
+) -> anyhow::Result<Known<'a>> {
+    let name = args.method.name();
+    let wanted = args.method.collect().or(args.save_imatrix.is_some().then_some(Collect::Squares));
+    match (wanted, text, &args.imatrix) {
+        (Some(collect), Some(text), _) => {
+            let file = args.calibrate.as_deref().unwrap_or(Path::new("-")).display();
+            let run = Calibration::new(model, text.calibration(), collect, threads, budget)
+                .with_context(|| format!("--calibrate {file}"))?;
+            Ok(Known::Text(Walk::new(run, args.save_imatrix.is_some(), sources)))
+        }
+        (Some(Collect::Moments), None, Some(_)) => {
+            bail!("--method {name} needs more of a text than an importance matrix has: give it with --calibrate")
+        }
+        (Some(Collect::Squares), None, Some(file)) => {
+            let matrix = ImportanceMatrix::read(file)?;
+            if !sources.iter().any(|s| matrix.mean_squares(&s.name).is_some()) {
+                let theirs = matrix.names().next().unwrap_or_default();
+                bail!("--imatrix {}: no tensor of the model is in it; it has {theirs}", file.display());
+            }
+            Ok(Known::Matrix(matrix))
+        }
+        (Some(_), None, None) => bail!("--method {name} learns from a text: give one with --calibrate"),
+        (None, ..) => Ok(Known::Nothing),
+    }
 }

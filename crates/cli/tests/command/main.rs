@@ -9,6 +9,7 @@ mod golden;
 mod kill;
 mod op;
 mod pages;
+mod quantize;
 mod random_llama;
 mod reproduce;
 mod shipped;

@@ -7,6 +7,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("serve", 8),
     ("train", 7),
     ("agent", 7),
+    ("quantize", 7),
     ("infer", 6),
     ("fit", 5),
     ("nn", 4),

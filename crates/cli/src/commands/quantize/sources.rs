@@ -2,6 +2,7 @@
 //! Face's becomes.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use anyhow::bail;
 use memwall_formats::gguf::Metadata;
@@ -14,6 +15,8 @@ use memwall_tokenizer::Tokenizer;
 pub(super) struct Source<'a> {
     /// Its name in the output.
     pub(super) name: String,
+    /// memwall's name of the weight, if the model reads it.
+    pub(super) weight: Option<String>,
     pub(super) shape: Vec<usize>,
     pub(super) dtype: Dtype,
     pub(super) stored: Cow<'a, [u8]>,
@@ -30,8 +33,11 @@ pub(super) fn tensors<'a>(model: &'a Model, form: Option<&'a GgufForm<'a>>) -> a
             let (file, kind) = (container.path().display(), tensor.stored_as);
             bail!("{file}: tensor {} is stored as {kind}, which memwall cannot read", tensor.name);
         }
+        let weights: HashMap<&str, &String> =
+            model.checkpoint().tensors.iter().map(|(weight, t)| (t.name.as_str(), weight)).collect();
         let plain = container.tensors().iter().map(|t| Source {
             name: t.name.clone(),
+            weight: weights.get(t.name.as_str()).map(|weight| weight.to_string()),
             shape: t.shape.clone(),
             dtype: t.dtype,
             stored: stored(t),
@@ -43,6 +49,7 @@ pub(super) fn tensors<'a>(model: &'a Model, form: Option<&'a GgufForm<'a>>) -> a
     if let Some((name, factors)) = form.frequency_factors() {
         sources.push(Source {
             name: name.into(),
+            weight: None,
             shape: vec![factors.len()],
             dtype: Dtype::F32,
             stored: Cow::Owned(factors.iter().flat_map(|x| x.to_le_bytes()).collect()),
@@ -53,6 +60,7 @@ pub(super) fn tensors<'a>(model: &'a Model, form: Option<&'a GgufForm<'a>>) -> a
         let Some(tensor) = model.checkpoint().tensors.get(&name) else { bail!("weight {name} is missing") };
         let mut source = Source {
             name: form.name(&name),
+            weight: Some(name.clone()),
             shape,
             dtype: tensor.dtype,
             stored: stored(tensor),
