@@ -28,7 +28,7 @@ impl BlockSearch<'_> {
     pub fn encode(&self, cols: usize, weights: &[f32], values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
         let format = self.levels.format();
         format.encode(cols, values, bytes)?;
-        let (len, size) = (format.dtype().block_len(), format.dtype().block_bytes());
+        let (len, size) = (format.layout().block_len, format.layout().block_bytes);
         for (n, (x, block)) in values.chunks_exact(len).zip(bytes.chunks_exact_mut(size)).enumerate() {
             let from = n * len % cols;
             self.improve(x, &weights[from..from + len], block)?;

@@ -29,14 +29,14 @@ pub struct Bounds {
     pub high: Vec<f32>,
 }
 
-/// Formats with more bits have too many levels for a search to gain anything.
-const MOST_BITS: u32 = 8;
+/// Formats with more codes have too many levels for a search to gain anything.
+const MOST_CODES: u64 = 255;
 
 impl<'f> Levels<'f> {
     /// The levels of `format`; `None` if it has no scales, or its codes do not place a value between two bounds.
     pub fn of(format: &'f dyn Format) -> Option<Levels<'f>> {
-        let len = format.dtype().block_len();
-        if len == 1 || format.code_bits() > MOST_BITS {
+        let len = format.layout().block_len;
+        if len == 1 || format.largest_code() > MOST_CODES {
             return None;
         }
         let block = encoded(format, &probe(len, 1.0)).ok()?;
@@ -65,7 +65,7 @@ impl<'f> Levels<'f> {
 
     /// Checks that places hold for other values and scales, and finds the sub-blocks.
     fn learn_groups(&mut self) -> Option<()> {
-        let len = self.format.dtype().block_len();
+        let len = self.format.layout().block_len;
         let mut ratio = None;
         for sign in [1.0, -1.0] {
             let mut block = encoded(self.format, &probe(len, sign)).ok()?;
@@ -113,7 +113,7 @@ impl<'f> Levels<'f> {
     /// # Errors
     /// If it is not one block.
     pub fn bounds(&self, block: &mut [u8]) -> Result<Bounds, FormatError> {
-        let len = self.format.dtype().block_len();
+        let len = self.format.layout().block_len;
         let mut bounds = Bounds { low: vec![0.0; len], high: vec![0.0; len] };
         for (code, y) in [(self.codes[0], &mut bounds.low), (self.codes[self.codes.len() - 1], &mut bounds.high)] {
             for i in 0..len {
@@ -197,7 +197,7 @@ fn probe(len: usize, sign: f32) -> Vec<f32> {
 }
 
 fn encoded(format: &dyn Format, x: &[f32]) -> Result<Vec<u8>, FormatError> {
-    let mut block = vec![0; format.dtype().block_bytes()];
+    let mut block = vec![0; format.layout().block_bytes];
     format.encode(x.len(), x, &mut block)?;
     Ok(block)
 }
@@ -205,8 +205,8 @@ fn encoded(format: &dyn Format, x: &[f32]) -> Result<Vec<u8>, FormatError> {
 /// What value `i` of a block is under each code.
 fn every_code(format: &dyn Format, block: &[u8], i: usize) -> impl Iterator<Item = (f32, u64)> {
     let mut block = block.to_vec();
-    let mut y = vec![0.0; format.dtype().block_len()];
-    (0..1u64 << format.code_bits()).filter_map(move |code| {
+    let mut y = vec![0.0; format.layout().block_len];
+    (0..=format.largest_code()).filter_map(move |code| {
         format.set_code(&mut block, i, code);
         format.decode(y.len(), &block, &mut y).ok()?;
         Some((y[i], code))

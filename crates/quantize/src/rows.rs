@@ -15,7 +15,7 @@ pub fn encode(
     values: &[f32],
     threads: usize,
 ) -> Result<Vec<u8>, FormatError> {
-    let row_bytes = dtype.row_bytes(width).ok_or(FormatError::RaggedRow { dtype, cols: width })?;
+    let row_bytes = dtype.row_bytes(width).ok_or(FormatError::RaggedRow { format: dtype.layout(), cols: width })?;
     let rows = values.len() / width.max(1);
     let mut bytes = vec![0; rows * row_bytes];
     let share = rows.div_ceil(threads.max(1)).max(1);

@@ -57,7 +57,7 @@ impl Method for Gptq {
         else {
             return Ok(Box::new(format));
         };
-        let len = format.dtype().block_len();
+        let len = format.layout().block_len;
         if !width.is_multiple_of(len) {
             return Ok(Box::new(format));
         }
@@ -104,7 +104,7 @@ impl RowEncoder for Compensated<'_> {
         let format = self.levels.format();
         // What cannot be encoded is refused with the row and column that the caller knows.
         format.encode(cols, values, bytes)?;
-        let row_bytes = cols / format.dtype().block_len() * format.dtype().block_bytes();
+        let row_bytes = cols / format.layout().block_len * format.layout().block_bytes;
         for (values, bytes) in values.chunks(ROWS * cols).zip(bytes.chunks_mut(ROWS * row_bytes)) {
             self.encode_rows(cols, values, bytes)?;
         }
@@ -114,7 +114,7 @@ impl RowEncoder for Compensated<'_> {
 
 impl Compensated<'_> {
     fn encode_rows(&self, cols: usize, values: &[f32], bytes: &mut [u8]) -> Result<(), FormatError> {
-        let (len, size) = (self.levels.format().dtype().block_len(), self.levels.format().dtype().block_bytes());
+        let (len, size) = (self.levels.format().layout().block_len, self.levels.format().layout().block_bytes);
         let row_bytes = cols / len * size;
         // Values in the order of places.
         let mut w: Vec<f32> = values.chunks(cols).flat_map(|row| self.order.iter().map(|&c| row[c])).collect();
