@@ -60,7 +60,18 @@ impl<'f> Levels<'f> {
         let midpoints = (!even).then(|| places.windows(2).map(|p| (p[0] + p[1]) / 2.0).collect());
         let mut levels = Levels { format, places, codes, midpoints, group: len, symmetric: true };
         levels.learn_groups()?;
-        Some(levels)
+        levels.is_set_by_a_ramp()?.then_some(levels)
+    }
+
+    /// Whether encoding a ramp gives a block the scales wanted: not where the encoder leaves out the highest level.
+    fn is_set_by_a_ramp(&self) -> Option<bool> {
+        let mut block = encoded(self.format, &probe(self.format.layout().block_len, 1.0)).ok()?;
+        let wanted = self.bounds(&mut block).ok()?;
+        self.block_with(&wanted, &mut block).ok()?;
+        let got = self.bounds(&mut block).ok()?;
+        let range = wanted.high.iter().zip(&wanted.low).fold(0.0f32, |m, (h, l)| m.max((h - l).abs()));
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 0.05 * range);
+        Some(near(&wanted.low, &got.low) && near(&wanted.high, &got.high))
     }
 
     /// Checks that places hold for other values and scales, and finds the sub-blocks.
@@ -269,19 +280,10 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_gives_a_block_the_scales_of_another() {
-        for dtype in Dtype::ALL.into_iter().filter(|d| d.is_block() && *d != Dtype::Q8_0) {
-            let Some(levels) = Levels::of(format(dtype)) else { continue };
-            let mut block = encoded(format(dtype), &probe(dtype.block_len(), 1.0)).unwrap();
-            let wanted = levels.bounds(&mut block).unwrap();
-            levels.block_with(&wanted, &mut block).unwrap();
-            let got = levels.bounds(&mut block).unwrap();
-            let range = wanted.high.iter().zip(&wanted.low).fold(0.0f32, |m, (h, l)| m.max((h - l).abs()));
-            for i in 0..wanted.low.len() {
-                for (a, b) in [(wanted.low[i], got.low[i]), (wanted.high[i], got.high[i])] {
-                    assert!((a - b).abs() <= 0.05 * range, "{dtype} value {i}: {a} and {b}");
-                }
-            }
+    fn formats_whose_encoder_leaves_out_a_level_have_none() {
+        for dtype in Dtype::ALL.into_iter().filter(|d| d.is_block()) {
+            let left_out = matches!(dtype, Dtype::TQ2_0 | Dtype::Q2_0);
+            assert_eq!(Levels::of(format(dtype)).is_none(), left_out, "{dtype}");
         }
     }
 }

@@ -139,7 +139,9 @@ fn searches_never_lose_to_nearest_in_the_error_that_they_minimize_and_least_squa
             for (row, (after, before)) in after.iter().zip(&before).enumerate() {
                 assert!(*after <= before * (1.0 + 1e-6), "{dtype} {} row {row}: {after}, {before}", method.name());
             }
-            if method.name() == "importance" && dtype.bits_per_value() < 6.0 {
+            // Scales of MXFP4 are powers of two: the next one is seldom better. Signs have nothing to choose.
+            let fine = !matches!(dtype, Dtype::MXFP4 | Dtype::Q1_0);
+            if method.name() == "importance" && dtype.bits_per_value() < 6.0 && fine {
                 let (after, before) = (after.iter().sum::<f64>(), before.iter().sum::<f64>());
                 assert!(after < 0.97 * before, "{dtype}: {after} after {before}");
             }
