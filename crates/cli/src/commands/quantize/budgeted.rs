@@ -16,6 +16,10 @@ use super::sources::Source;
 /// Windows that each weight's divergence is measured on.
 pub(super) const WINDOWS: usize = 8;
 
+/// Formats of fewer bits a value are for weights trained in them: what others lose there is not in proportion to an error,
+/// and predictions fail.
+const FEWEST_BITS: f64 = 2.5;
+
 /// A plan, and what it was chosen from.
 pub(super) struct Budgeted {
     /// The format of each tensor of the output.
@@ -40,8 +44,10 @@ impl Budgeted {
         budget: &Budget,
         show: bool,
     ) -> anyhow::Result<Budgeted> {
-        let formats: Vec<Dtype> =
-            Dtype::ALL.into_iter().filter(|d| d.is_block() || matches!(d, Dtype::F16 | Dtype::BF16)).collect();
+        let formats: Vec<Dtype> = Dtype::ALL
+            .into_iter()
+            .filter(|d| (d.is_block() && d.bits_per_value() > FEWEST_BITS) || matches!(d, Dtype::F16 | Dtype::BF16))
+            .collect();
         let text = text.calibration();
         let measurement = Measurement { model, text, method, formats: &formats, windows: WINDOWS, threads };
         let mut number = 0;
