@@ -3,13 +3,15 @@
 
     torch_step_once.py transformer --dtype f32 --compile     forward, backward, AdamW of a small decoder
     torch_step_once.py gla                                   forward and backward of gated linear attention
+    torch_step_once.py delta                                 forward and backward of the gated delta rule
 
 The decoder: learned positions, pre-norm blocks (causal attention by scaled_dot_product_attention, GELU MLP of
 4 D), head tied to the embedding, cross-entropy on random tokens. bf16 is autocast over f32 parameters.
 
 Gated linear attention, S_t = diag(exp g_t) S_(t-1) + k_t v_t^T, o_t = S_t^T q_t, is written in chunks with
 composed operations, as a user of PyTorch would; before it is timed, its outputs and gradients are compared in
-f64 with the recurrence.
+f64 with the recurrence. So is the gated delta rule with one gate a head (Gated DeltaNet),
+S_t = exp(g_t) (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T, with its chunks' triangular systems.
 """
 import argparse
 import contextlib
@@ -86,6 +88,47 @@ def chunked(q, k, v, g, chunk):
     return (inside + reading @ torch.stack(before, 2)).reshape(batch, heads, time_, v.shape[-1])
 
 
+def delta_recurrence(q, k, v, beta, g):
+    """[B, H, T, K|V], beta and g [B, H, T], one token at a time."""
+    state, outputs = torch.zeros(*k.shape[:2], k.shape[3], v.shape[3], dtype=q.dtype), []
+    for t in range(q.shape[2]):
+        state = g[:, :, t].exp()[..., None, None] * state
+        held = (k[:, :, t].unsqueeze(-1) * state).sum(-2)
+        written = beta[:, :, t].unsqueeze(-1) * (v[:, :, t] - held)
+        state = state + k[:, :, t].unsqueeze(-1) * written.unsqueeze(-2)
+        outputs.append((q[:, :, t].unsqueeze(-1) * state).sum(-2))
+    return torch.stack(outputs, 2)
+
+
+def delta_chunked(q, k, v, beta, g, chunk):
+    """As `delta_recurrence`: everything that needs no state for all chunks at once, then chunk by chunk."""
+    batch, heads, time_, _ = q.shape
+    q, k, v = (x.view(batch, heads, time_ // chunk, chunk, x.shape[-1]) for x in (q, k, v))
+    beta, g = (x.view(batch, heads, time_ // chunk, chunk, 1) for x in (beta, g))
+    decay = g.cumsum(3)
+    future = torch.ones(chunk, chunk, dtype=torch.bool).triu(1)
+    between = (decay - decay.transpose(3, 4)).masked_fill(future, -torch.inf).exp()
+    system = torch.eye(chunk, dtype=q.dtype) + (beta * (k @ k.transpose(3, 4)) * between).tril(-1)
+    right = torch.cat([beta * decay.exp() * k, beta * v], -1)
+    w, u = torch.linalg.solve_triangular(system, right, upper=False).split([k.shape[-1], v.shape[-1]], -1)
+    scores, reading = (q @ k.transpose(3, 4)) * between, q * decay.exp()
+    whole = decay[:, :, :, -1:]
+    writing = (k * (whole - decay).exp()).transpose(3, 4)
+    state, outputs = torch.zeros_like(writing[:, :, 0] @ u[:, :, 0]), []
+    for c in range(time_ // chunk):
+        written = u[:, :, c] - w[:, :, c] @ state
+        outputs.append(reading[:, :, c] @ state + scores[:, :, c] @ written)
+        state = whole[:, :, c].exp() * state + writing[:, :, c] @ written
+    return torch.stack(outputs, 2).reshape(batch, heads, time_, v.shape[-1])
+
+
+def delta_inputs(o, time_, dtype):
+    q, k, v, _ = gla_inputs(o, time_, dtype)
+    beta = torch.rand(o.batch, o.heads, time_, dtype=dtype)
+    g = F.logsigmoid(torch.randn(o.batch, o.heads, time_, dtype=dtype)) / 16
+    return [x.detach().requires_grad_() for x in (q, F.normalize(k, dim=-1), v, beta, g)]
+
+
 def gla_inputs(o, time_, dtype):
     shape = lambda width: torch.randn(o.batch, o.heads, time_, width, dtype=dtype)
     q, k, v = shape(o.key) / o.key**0.5, shape(o.key), shape(o.value)
@@ -94,27 +137,31 @@ def gla_inputs(o, time_, dtype):
     return [x.requires_grad_() for x in (q, k, v, g)]
 
 
+MIXERS = {"gla": (gla_inputs, recurrence, chunked), "delta": (delta_inputs, delta_recurrence, delta_chunked)}
+
+
 def check_chunked(o):
-    inputs = gla_inputs(o, 3 * o.chunk, torch.float64)
+    make, whole, in_chunks = MIXERS[o.what]
+    inputs = make(o, 3 * o.chunk, torch.float64)
     upstream = torch.randn(o.batch, o.heads, 3 * o.chunk, o.value, dtype=torch.float64)
     def results(form):
         out = form(*inputs)
         return [out, *torch.autograd.grad(out, inputs, upstream)]
-    for a, b in zip(results(recurrence), results(lambda *x: chunked(*x, o.chunk))):
+    for a, b in zip(results(whole), results(lambda *x: in_chunks(*x, o.chunk))):
         error = ((a - b).abs().max() / a.abs().max()).item()
         if not error < 1e-9:
-            raise SystemExit(f"gla: chunks and recurrence differ by {error:.1e}")
+            raise SystemExit(f"{o.what}: chunks and recurrence differ by {error:.1e}")
 
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("what", choices=["transformer", "gla"])
+    a.add_argument("what", choices=["transformer", "gla", "delta"])
     a.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     a.add_argument("--compile", action="store_true", help="through torch.compile (needs a C++ compiler)")
     a.add_argument("-t", "--threads", type=int, default=2)
     a.add_argument("--steps", type=int, default=11, help="timed steps, after 3 that are not")
-    a.add_argument("--batch", type=int, help="B: 8, for gla 1")
-    a.add_argument("--time", type=int, help="T: 256, for gla 4096")
+    a.add_argument("--batch", type=int, help="B: 8, for gla and delta 1")
+    a.add_argument("--time", type=int, help="T: 256, for gla and delta 4096")
     a.add_argument("--heads", type=int, default=4)
     a.add_argument("--layers", type=int, default=4)
     a.add_argument("--width", type=int, default=256, help="D")
@@ -123,19 +170,20 @@ def main():
     a.add_argument("--value", type=int, default=64, help="V")
     a.add_argument("--chunk", type=int, default=64, help="C")
     o = a.parse_args()
-    gla = o.what == "gla"
-    o.batch, o.time = o.batch or (1 if gla else 8), o.time or (4096 if gla else 256)
-    if gla and o.time % o.chunk:
+    mixer = o.what in MIXERS
+    o.batch, o.time = o.batch or (1 if mixer else 8), o.time or (4096 if mixer else 256)
+    if mixer and o.time % o.chunk:
         a.error(f"--time {o.time}: a multiple of --chunk {o.chunk}")
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     autocast = lambda: torch.autocast("cpu", torch.bfloat16) if o.dtype == "bf16" else contextlib.nullcontext()
     through = torch.compile if o.compile else lambda f: f
-    if gla:
+    if mixer:
         check_chunked(o)
-        inputs = gla_inputs(o, o.time, torch.float32)
+        make, _, in_chunks = MIXERS[o.what]
+        inputs = make(o, o.time, torch.float32)
         upstream = torch.randn(o.batch, o.heads, o.time, o.value)
-        form = through(chunked)
+        form = through(in_chunks)
 
         def step():
             with autocast():

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use memwall_formats::Dtype;
 use memwall_graph::check::{GradientCheck, pseudo_random};
 use memwall_graph::ops::attention::Attention;
+use memwall_graph::ops::delta::Delta;
+use memwall_graph::ops::gla::GateShape;
 use memwall_graph::ops::matmul::MatMul;
 use memwall_graph::ops::pointwise::Unary;
 use memwall_graph::ops::scan::{Body, Scan};
@@ -133,6 +135,46 @@ fn gradients_of_softmax_and_of_attention_to_other_sequences_equal_differences() 
         check.integers = vec![("cu_q".into(), vec![0, 3, 7]), ("cu_k".into(), vec![0, 5, 12])];
         let worst = check.worst(30)?;
         assert!(worst < 1e-6, "masked {masked}: {worst:e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_the_gated_delta_rule_equal_differences_in_both_forms() -> Result<(), GraphError> {
+    use memwall_kernels::delta::{Delta as Kernel, Form};
+    let kernel = Kernel { key_heads: 1, chunk: 16, ..Kernel::new(2, 4, 3) };
+    for (gate, width) in [(GateShape::None, 0), (GateShape::Head, 1), (GateShape::Channel, 4)] {
+        for form in [Some(Form::Recurrent), Some(Form::Chunked), None] {
+            for states in [false, true] {
+                let mut g = Graph::new(Dtype::F64);
+                let q = g.weight("q", [20, 1, 4], Dtype::F64)?;
+                let k = g.weight("k", [20, 1, 4], Dtype::F64)?;
+                let v = g.weight("v", [20, 2, 3], Dtype::F64)?;
+                let beta = g.weight("beta", [20, 2], Dtype::F64)?;
+                let beta = ops::unary(&mut g, Unary::Sigmoid, beta)?;
+                let mut inputs = vec![q, k, v, beta, g.input("cu", [3], Dtype::I32)?];
+                if width > 0 {
+                    let shape = if width == 1 { Shape::from([20, 2]) } else { Shape::from([20, 2, 4]) };
+                    let z = g.weight("g", shape, Dtype::F64)?;
+                    inputs.push(ops::unary(&mut g, Unary::LogSigmoid, z)?);
+                }
+                if states {
+                    inputs.push(g.weight("first", [2, 2, 4, 3], Dtype::F64)?);
+                }
+                let out = g.push(Delta::new(kernel, gate, form, states), &inputs)?;
+                // The last states alone, or both outputs: each may lack a gradient.
+                let mut loss = g.push1(ops::sum::SumRows::new(Shape::from([1])), &[out[1]])?;
+                if !states {
+                    let square = ops::unary(&mut g, Unary::Square, out[0])?;
+                    let sum = g.push1(ops::sum::SumRows::new(Shape::from([1])), &[square])?;
+                    loss = ops::add(&mut g, loss, sum)?;
+                }
+                let mut check = GradientCheck::new(g, loss);
+                check.integers = vec![("cu".into(), vec![0, 17, 20])];
+                let worst = check.worst(20)?;
+                assert!(worst < 1e-6, "{gate:?}, {form:?}, states {states}: {worst:e}");
+            }
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod attention;
 pub mod cast;
 pub mod conv1d;
 pub mod cross_entropy;
+pub mod delta;
 mod disjoint;
 pub mod embedding;
 pub mod gemm;

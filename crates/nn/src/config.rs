@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mixers::attention::AttentionConfig;
+use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gla::GlaConfig;
 use crate::mixers::short_conv::ShortConvConfig;
 
@@ -55,6 +56,8 @@ pub enum MixerConfig {
     Attention(AttentionConfig),
     /// Gated linear attention.
     Gla(GlaConfig),
+    /// The gated delta rule: DeltaNet, Gated DeltaNet, or with gates by channel.
+    DeltaNet(DeltaNetConfig),
     /// A short convolution, gated or plain.
     ShortConv(ShortConvConfig),
 }
@@ -171,6 +174,7 @@ impl ModelConfig {
             match &layer.mixer {
                 MixerConfig::Attention(a) => a.check(&key)?,
                 MixerConfig::Gla(a) => a.check(&key)?,
+                MixerConfig::DeltaNet(a) => a.check(&key)?,
                 MixerConfig::ShortConv(a) => a.check(&key)?,
             }
             if let ChannelConfig::Glu { hidden, .. } | ChannelConfig::Mlp { hidden, .. } = layer.channel {

@@ -20,6 +20,7 @@ pub use checkpoint::to_gguf::GgufForm;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{Activation, ChannelConfig, ConfigError, LayerConfig, MixerConfig, ModelConfig};
 pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOperation, GatePosition, Granularity};
+pub use mixers::delta_net::{DeltaForm, DeltaGate, DeltaNetConfig};
 pub use mixers::gate_layout::{GateLayout, GatedRows};
 pub use mixers::gla::{GlaConfig, GlaForm};
 pub use mixers::short_conv::ShortConvConfig;

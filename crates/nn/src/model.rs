@@ -20,6 +20,7 @@ impl MixerConfig {
         match self {
             MixerConfig::Attention(m) => m,
             MixerConfig::Gla(m) => m,
+            MixerConfig::DeltaNet(m) => m,
             MixerConfig::ShortConv(m) => m,
         }
     }
@@ -28,7 +29,7 @@ impl MixerConfig {
     pub fn name(&self) -> &'static str {
         match self {
             MixerConfig::Attention(_) => "self_attn",
-            MixerConfig::Gla(_) => "attn",
+            MixerConfig::Gla(_) | MixerConfig::DeltaNet(_) => "attn",
             MixerConfig::ShortConv(_) => "conv",
         }
     }

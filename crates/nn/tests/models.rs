@@ -9,8 +9,8 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, ChannelConfig, GateConfig, GlaConfig, GlaForm, LayerConfig, MixerConfig, ModelConfig, RopeConfig,
-    Sequences, ShortConvConfig, WeightTypes,
+    AttentionConfig, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, GateConfig, GlaConfig, GlaForm, LayerConfig,
+    MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -33,7 +33,17 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     };
     let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
     let gla = |form| GlaConfig { form, gate_low_rank: 4, gate_logit_normalizer: 2.0, ..GlaConfig::new(2, 6, 10) };
+    let delta = |gate, form| DeltaNetConfig { gate, form, ..DeltaNetConfig::new(2, 6, 10) };
+    let grouped = DeltaNetConfig { key_heads: Some(1), allow_neg_eigval: true, ..delta(DeltaGate::Head, None) };
+    let (chunked, recurrent) = (Some(DeltaForm::Chunked), Some(DeltaForm::Recurrent));
     vec![
+        ("gated delta net, chosen form", MixerConfig::DeltaNet(delta(DeltaGate::Head, None))),
+        ("gated delta net, chunked", MixerConfig::DeltaNet(delta(DeltaGate::Head, chunked))),
+        ("gated delta net, recurrent", MixerConfig::DeltaNet(delta(DeltaGate::Head, recurrent))),
+        ("gated delta net, keys shared, beta to 2", MixerConfig::DeltaNet(grouped)),
+        ("delta net", MixerConfig::DeltaNet(DeltaNetConfig { short_conv: 0, ..delta(DeltaGate::None, chunked) })),
+        ("delta net, gates by channel, chunked", MixerConfig::DeltaNet(delta(DeltaGate::Channel, chunked))),
+        ("delta net, gates by channel, recurrent", MixerConfig::DeltaNet(delta(DeltaGate::Channel, recurrent))),
         ("attention", MixerConfig::Attention(attention())),
         ("gated attention", MixerConfig::Attention(gated)),
         ("windowed attention", MixerConfig::Attention(windowed)),

@@ -1,4 +1,7 @@
 //! First values of weights: N(0, 0.02), norms 1, biases 0, outputs of blocks smaller by √(2 L).
+//!
+//! The gates of Mamba-2 and Gated DeltaNet, −exp(A_log) softplus(x + dt_bias), begin with exp(A_log)
+//! uniform to 16 and softplus(dt_bias) log-uniform from 0.001 to 0.1: memories of 1 to 1000 tokens and more.
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Memory, Source};
@@ -18,17 +21,21 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
         if memory.get::<u8>(&info.name).is_some() {
             continue;
         }
+        let stream = info
+            .name
+            .bytes()
+            .fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         let values: Vec<f64> = if info.name.ends_with("norm.weight") {
             vec![1.0; n]
         } else if info.name.ends_with(".bias") {
             vec![0.0; n]
+        } else if info.name.ends_with(".A_log") {
+            (0..n as u64).map(|i| (16.0 * (1.0 - uniform(stream, i))).ln()).collect()
+        } else if info.name.ends_with(".dt_bias") {
+            (0..n as u64).map(|i| inverse_softplus(0.001 * 100f64.powf(uniform(stream, i)))).collect()
         } else {
             let into_stream = info.name.ends_with("o_proj.weight") || info.name.ends_with("down_proj.weight");
             let deviation = if into_stream { DEVIATION / (2.0 * layers as f64).sqrt() } else { DEVIATION };
-            let stream = info
-                .name
-                .bytes()
-                .fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
             (0..n as u64).map(|i| deviation * normal(stream, i)).collect()
         };
         match info.ty.dtype {
@@ -39,10 +46,19 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
     Ok(())
 }
 
+/// The number whose softplus is `y`, above 0.
+fn inverse_softplus(y: f64) -> f64 {
+    y + (-(-y).exp_m1()).ln()
+}
+
+/// Sample `i` of the uniform distribution from 0 to 1, without 1, in stream `stream`.
+fn uniform(stream: u64, i: u64) -> f64 {
+    (bits(stream, i) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// Sample `i` of the standard normal distribution in stream `stream` (Box-Muller on counter-based bits).
 fn normal(stream: u64, i: u64) -> f64 {
-    let uniform = |k: u64| (bits(stream, 2 * i + k) >> 11) as f64 / (1u64 << 53) as f64;
-    let (u, v) = (1.0 - uniform(0), uniform(1));
+    let (u, v) = (1.0 - uniform(stream, 2 * i), uniform(stream, 2 * i + 1));
     (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
 }
 
@@ -57,6 +73,17 @@ fn bits(stream: u64, position: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gates_begin_with_the_published_time_steps() {
+        let dt: Vec<f64> = (0..1000)
+            .map(|i| inverse_softplus(0.001 * 100f64.powf(uniform(3, i))))
+            .map(|bias| bias.exp().ln_1p())
+            .collect();
+        assert!(dt.iter().all(|dt| (0.000_999_9..0.100_001).contains(dt)));
+        let short = dt.iter().filter(|dt| **dt < 0.01).count();
+        assert!((400..600).contains(&short), "{short} of 1000 below 0.01: uniform in the logarithm");
+    }
 
     #[test]
     fn samples_are_standard_normal() {

@@ -5,6 +5,7 @@ use std::path::Path;
 use memwall_formats::Container;
 use memwall_graph::Memory;
 use memwall_kernels::gemm::Compute;
+use memwall_nn::{DeltaGate, DeltaNetConfig, MixerConfig};
 use memwall_train::language::train;
 use memwall_train::{Batch, Optimizer, Recipe, TrainError, Trainer, TrainerOptions};
 
@@ -95,6 +96,30 @@ fn training_learns_and_a_resumed_training_ends_with_the_same_bits() {
     refused(&Recipe { name: "other".into(), ..first.clone() }, ["checkpoint.safetensors", "another recipe"]);
     std::fs::write(data.join("text.txt"), text(4001)).expect("written");
     refused(&first, ["checkpoint.safetensors", "other text"]);
+}
+
+#[test]
+fn a_recipe_trains_the_delta_rule_with_every_kind_of_gate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path();
+    std::fs::write(data.join("text.txt"), text(2000)).expect("written");
+    for (name, gate) in [("none", DeltaGate::None), ("head", DeltaGate::Head), ("channel", DeltaGate::Channel)] {
+        let mut recipe = example();
+        let mixer = MixerConfig::DeltaNet(DeltaNetConfig { gate, ..DeltaNetConfig::new(2, 16, 32) });
+        recipe.model.as_mut().expect("a model").layers[0].mixer = mixer;
+        let written = toml::to_string(&recipe).expect("TOML");
+        assert!(
+            written.contains("kind = \"delta_net\"") && written.contains(&format!("gate = \"{name}\"")),
+            "{written}"
+        );
+        let mut recipe = Recipe::parse(Path::new("r.toml"), &written).unwrap_or_else(|e| panic!("{e}"));
+        recipe.data.files = vec!["text.txt".into()];
+        recipe.model.as_mut().expect("a model").vocab_size = 280;
+        recipe.train.steps = 60;
+        recipe.sample = None;
+        let (bits, _) = run(&recipe, data, &data.join(name), false);
+        assert!(bits < 1.0, "gate {name}: {bits} bits a byte of a text with log2(27) bits in about 24 bytes");
+    }
 }
 
 fn steps(compute: Compute, threads: usize, recompute: usize, fences: bool) -> (Vec<f64>, usize) {

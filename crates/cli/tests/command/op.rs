@@ -110,6 +110,97 @@ fn gated_linear_attention_and_its_gradients_equal_those_of_pytorch_in_every_form
     }
 }
 
+#[test]
+fn the_gated_delta_rule_and_its_gradients_equal_those_of_pytorch_in_every_form() {
+    for gate in ["head", "channel"] {
+        let want = read(&golden(&format!("delta_{gate}.out.safetensors")));
+        for form in ["recurrent", "chunked"] {
+            for (dtype, bar) in [("f64", 1e-12), ("f32", 1e-5)] {
+                for threads in ["1", "2"] {
+                    let options = ["--grad", "--form", form, "--chunk", "16", "--dtype", dtype, "--threads", threads];
+                    let made = run("delta", &golden(&format!("delta_{gate}.in.safetensors")), &options);
+                    for (name, want) in &want {
+                        let worst = difference(name, &made[name], want);
+                        assert!(worst < bar, "{name}, gate by {gate}, {form} in {dtype}: {worst:e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tensors of the delta rule, [1, T, heads, width] or as rows of a step [T, heads, width].
+fn delta_tensors(lead: &[usize], [t, h, kw, vw]: [usize; 4]) -> Vec<Given> {
+    let rows = |tail: &[usize]| [lead, &[t], tail].concat();
+    let mut k = draw(t * h * kw, 2);
+    for k in k.chunks_exact_mut(kw) {
+        let length = k.iter().map(|x| x * x).sum::<f64>().sqrt();
+        k.iter_mut().for_each(|x| *x /= length);
+    }
+    let g: Vec<f64> = draw(t * h * kw, 4).iter().map(|x| -x.abs()).collect();
+    let beta: Vec<f64> = draw(t * h, 5).iter().map(|x| x.abs().min(2.0)).collect();
+    vec![
+        reals("q", &rows(&[h, kw]), &draw(t * h * kw, 1)),
+        reals("k", &rows(&[h, kw]), &k),
+        reals("v", &rows(&[h, vw]), &draw(t * h * vw, 3)),
+        reals("beta", &rows(&[h]), &beta),
+        reals("g", &rows(&[h, kw]), &g),
+    ]
+}
+
+#[test]
+fn delta_steps_on_states_have_the_bits_of_whole_sequences() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in.safetensors");
+    let sizes @ [t, h, kw, vw] = [9, 2, 4, 5];
+    write(&input, &delta_tensors(&[1], sizes));
+    let whole = run("delta", &input, &["--form", "recurrent"]);
+    let mut given = delta_tensors(&[], sizes);
+    given.push(reals("state", &[1, h, kw, vw], &vec![0.0; h * kw * vw]));
+    given.push(integers("slots", &[t], &vec![0; t]));
+    write(&input, &given);
+    let steps = run("delta_step", &input, &[]);
+    assert_eq!(steps["o"].1, whole["o"].1);
+    assert_eq!(steps["state"].1, whole["final_state"].1);
+}
+
+#[test]
+fn the_delta_rule_refuses_bad_input_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    let op = ["op", "delta", "--in", input.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let sizes @ [t, h, kw, vw] = [3, 2, 4, 5];
+    let with = |changed: Given| {
+        let mut given = delta_tensors(&[1], sizes);
+        given.retain(|g| g.0 != changed.0);
+        given.push(changed);
+        write(&input, &given);
+    };
+    let spoiled = |n: usize, at: usize, value: f64| {
+        let mut x = vec![0.0; n];
+        x[at] = value;
+        x
+    };
+    with(reals("g", &[1, t, h, kw], &spoiled(t * h * kw, 9, f64::NAN)));
+    refused(&op, &["g: log-gate 9 (token 1) is NaN"]);
+    with(reals("g", &[1, t, h], &spoiled(t * h, 2, 0.5)));
+    refused(&op, &["g: log-gate 2 (token 1) is 0.5", "at most 0"]);
+    with(reals("g", &[1, t, h], &spoiled(t * h, 0, f64::NEG_INFINITY)));
+    refused(&op, &["g: log-gate 0", "finite"]);
+    with(reals("beta", &[1, t, h], &spoiled(t * h, 5, 2.5)));
+    refused(&op, &["beta: element 5 (token 2) is 2.5", "0 to 2"]);
+    with(reals("beta", &[1, t, h], &spoiled(t * h, 5, -0.5)));
+    refused(&op, &["beta: element 5", "-0.5"]);
+    with(reals("beta", &[1, t + 1, h], &vec![0.5; (t + 1) * h]));
+    refused(&op, &["beta", "[1, 4, 2]"]);
+    with(reals("v", &[1, t, 3, vw], &vec![0.5; t * 3 * vw]));
+    refused(&op, &["[1, 3, 3, 5]"]);
+    write(&input, &delta_tensors(&[1], sizes));
+    refused(&[&op[..], &["--chunk", "24"]].concat(), &["multiple of 16"]);
+    refused(&[&op[..], &["--form", "parallel"]].concat(), &["--form parallel", "recurrent", "chunked"]);
+    assert!(!out.exists());
+}
+
 /// One set of options of attention, on packed sequences.
 struct Options {
     attention: Attention,
@@ -358,6 +449,8 @@ fn the_list_documents_every_operator() {
         "cached_attention",
         "gla",
         "gla_step",
+        "delta",
+        "delta_step",
         "conv1d",
         "linear",
         "matmul",

@@ -3,8 +3,8 @@
     python make.py
 
 Needs torch and safetensors. Each case is two files: NAME.in.safetensors, what `memwall op` is given, and
-NAME.out.safetensors, what it must write, gradients included. Both definitions below are dense and plain: all pairs of
-scores for attention, token by token for gated linear attention.
+NAME.out.safetensors, what it must write, gradients included. The definitions below are dense and plain: all pairs of
+scores for attention, token by token for gated linear attention and the delta rule.
 """
 
 from pathlib import Path
@@ -80,3 +80,34 @@ packed = ["q", "k", "v", "g", "o", "dq", "dk", "dv", "dg", "do"]
 row = lambda tensors: {n: x[None] if n in packed else x for n, x in tensors.items()}
 given = {**inputs, **{f"d{n}": x for n, x in seeds.items()}, "cu_seqlens": torch.tensor(cu)}
 save("gla", row(given), row(made))
+
+
+def delta(q, k, v, beta, g, cu, initial, scale):
+    """Token by token: S = diag(exp(g)) S, S = S + k (beta (v - S^T k))^T, o = scale S^T q; [T, G, K] for q and k."""
+    group = v.shape[1] // k.shape[1]
+    q, k = (x.repeat_interleave(group, dim=1) for x in (q, k))
+    o, states = [], []
+    for i in range(len(cu) - 1):
+        state = initial[i]
+        for t in range(cu[i], cu[i + 1]):
+            state = state * g[t].exp().reshape(g.shape[1], -1, 1)
+            held = torch.einsum("hk,hkv->hv", k[t], state)
+            state = state + k[t][:, :, None] * (beta[t][:, None] * (v[t] - held))[:, None, :]
+            o.append(scale * torch.einsum("hk,hkv->hv", q[t], state))
+        states.append(state)
+    return torch.stack(o), torch.stack(states)
+
+
+cu = [0, 17, 38]
+for gate in ["head", "channel"]:
+    g = -draw(38, 4).abs() if gate == "head" else -draw(38, 4, 5).abs()
+    k = draw(38, 2, 5)
+    inputs = {"q": draw(38, 2, 5), "k": k / k.norm(dim=-1, keepdim=True), "v": draw(38, 4, 6), "beta": 2 * draw(38, 4).sigmoid(), "g": g, "initial_state": draw(2, 4, 5, 6)}
+    for x in inputs.values():
+        x.requires_grad_()
+    o, final = delta(*(inputs[n] for n in ["q", "k", "v", "beta", "g"]), cu, inputs["initial_state"], 5**-0.5)
+    seeds = {"o": draw(38, 4, 6), "final_state": draw(2, 4, 5, 6)}
+    made = with_gradients(inputs, {"o": o, "final_state": final}, seeds)
+    packed = ["q", "k", "v", "beta", "g", "o", "dq", "dk", "dv", "dbeta", "dg", "do"]
+    given = {**inputs, **{f"d{n}": x for n, x in seeds.items()}, "cu_seqlens": torch.tensor(cu)}
+    save(f"delta_{gate}", row(given), row(made))

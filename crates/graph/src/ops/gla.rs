@@ -23,7 +23,7 @@ pub enum GateShape {
     Channel,
 }
 
-fn gate<'a, T: Real>(shape: GateShape, io: &Io<'a>, i: usize) -> Gate<'a, T> {
+pub(super) fn gate<'a, T: Real>(shape: GateShape, io: &Io<'a>, i: usize) -> Gate<'a, T> {
     match shape {
         GateShape::None => Gate::None,
         GateShape::Head => Gate::Head(io.input(i)),

@@ -5,6 +5,7 @@ pub mod cache_write;
 pub mod cached_attention;
 pub mod conv1d;
 pub mod cross_entropy;
+pub mod delta;
 pub mod embedding;
 pub mod fill;
 pub mod gla;

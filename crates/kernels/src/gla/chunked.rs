@@ -17,9 +17,10 @@
 //!
 //! A task is a head of a sequence. The parallel form is this with one chunk.
 
-use super::pack::{Rows, exp};
+use super::pack::exp;
+use super::products::{Arrays, Products, elements, read, worker_scratch, write};
 use super::{Backward, Form, Forward, GateKind, Gla, Inputs};
-use crate::gemm::{Compute, PackedBlock, Start, gemm_block, gemm_block_scratch};
+use crate::gemm::Start;
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};
 
@@ -27,55 +28,10 @@ use crate::{Pool, Real};
 const SUB: usize = 16;
 /// Rows of a product with the triangle A: what lies beyond their last column is left out.
 const ROWS: usize = 64;
-/// Elements beyond each array, for whole vectors.
-const SLACK: usize = 16;
-
 /// Tokens of a chunk: of the whole sequence in the parallel form.
 pub(super) fn chunk_tokens(gla: &Gla, form: Form, longest: usize) -> usize {
     let all = longest.max(1).next_multiple_of(SUB);
     if form == Form::Parallel { all } else { gla.chunk.min(all) }
-}
-
-/// A matrix as it lies: elements, elements between rows, whether it is meant transposed.
-type Operand<'a, T> = (&'a [T], usize, bool);
-
-/// The matrix products of a task.
-struct Products<'a> {
-    compute: Compute,
-    scratch: &'a mut [u8],
-}
-
-impl Products<'_> {
-    /// Bytes for every product of a task.
-    fn scratch<T: Real>(chunk: usize, keys: usize, values: usize, compute: Compute) -> usize {
-        let rows = chunk.min(ROWS);
-        let shapes = [
-            (SUB, chunk, keys),
-            (SUB, keys, chunk),
-            (chunk, keys, SUB.max(values)),
-            (rows, chunk, keys.max(values)),
-            (rows, keys.max(values), chunk),
-            (chunk, keys.max(values), keys),
-            (keys, values, chunk),
-        ];
-        let bytes = |(m, n, k)| gemm_block_scratch::<T>(&PackedBlock { m, n, k, compute, start: Start::Zero });
-        shapes.into_iter().map(bytes).max().unwrap_or(0)
-    }
-
-    /// c [m, n] = (or +=) a [m, k] b [k, n].
-    fn product<T: Real>(
-        &mut self,
-        (m, n, k): (usize, usize, usize),
-        a: Operand<'_, T>,
-        b: Operand<'_, T>,
-        c: &mut [T],
-        ldc: usize,
-        start: Start,
-    ) {
-        if m > 0 && n > 0 && k > 0 {
-            gemm_block(&PackedBlock { m, n, k, compute: self.compute, start }, a, b, c, ldc, self.scratch);
-        }
-    }
 }
 
 /// A chunk's arrays; rows are tokens.
@@ -113,22 +69,6 @@ struct Chunk<'a, T> {
     a: &'a mut [T],
 }
 
-/// Cuts arrays from a worker's scratch.
-struct Arrays<'a, T>(&'a mut [T]);
-
-impl<'a, T> Arrays<'a, T> {
-    fn take(&mut self, n: usize) -> &'a mut [T] {
-        let (taken, rest) = std::mem::take(&mut self.0).split_at_mut(n + SLACK);
-        self.0 = rest;
-        taken
-    }
-}
-
-/// Elements that [`Arrays`] needs for arrays of these sizes.
-fn elements(sizes: &[usize]) -> usize {
-    sizes.iter().map(|n| n + SLACK).sum()
-}
-
 /// Sizes of a chunk's arrays in the order in which they are taken.
 fn chunk_sizes(chunk: usize, keys: usize, values: usize) -> [usize; 12] {
     let (by_key, blocks) = (chunk * keys, chunk / SUB);
@@ -148,48 +88,36 @@ fn chunk_sizes(chunk: usize, keys: usize, values: usize) -> [usize; 12] {
     ]
 }
 
+/// Bytes of scratch for every product of a task.
+fn product_bytes<T: Real>(gla: &Gla, chunk: usize) -> usize {
+    let (keys, values, rows) = (gla.key_width, gla.value_width, chunk.min(ROWS));
+    let shapes = [
+        (SUB, chunk, keys),
+        (SUB, keys, chunk),
+        (chunk, keys, SUB.max(values)),
+        (rows, chunk, keys.max(values)),
+        (rows, keys.max(values), chunk),
+        (chunk, keys.max(values), keys),
+        (keys, values, chunk),
+    ];
+    Products::scratch::<T>(&shapes, gla.compute)
+}
+
 /// Elements of scratch of a thread for the forward pass.
 pub(super) fn forward_elements<T: Real>(gla: &Gla, chunk: usize) -> usize {
     let (k, v) = (gla.key_width, gla.value_width);
-    let products = Products::scratch::<T>(chunk, k, v, gla.compute).div_ceil(size_of::<T>());
+    let products = product_bytes::<T>(gla, chunk).div_ceil(size_of::<T>());
     elements(&chunk_sizes(chunk, k, v)) + elements(&[k * v, chunk * v]) + products
 }
 
 /// Elements of scratch of a thread for the backward pass: with the states of every chunk.
 pub(super) fn backward_elements<T: Real>(gla: &Gla, chunk: usize, longest: usize) -> usize {
     let (k, v) = (gla.key_width, gla.value_width);
-    let products = Products::scratch::<T>(chunk, k, v, gla.compute).div_ceil(size_of::<T>());
+    let products = product_bytes::<T>(gla, chunk).div_ceil(size_of::<T>());
     let states = (longest.div_ceil(chunk) + 1) * k * v;
     elements(&chunk_sizes(chunk, k, v))
         + elements(&[states, k * v, chunk * v, chunk * v, chunk * k, chunk * k, chunk * k, chunk * k, chunk * chunk])
         + products
-}
-
-/// Copies rows of the tensors into an array.
-///
-/// # Safety
-/// The rows are readable.
-unsafe fn read<T: Real>(from: Rows<*const T>, to: &mut [T]) {
-    for (t, row) in to.chunks_exact_mut(from.width).take(from.tokens).enumerate() {
-        // SAFETY: the caller's.
-        row.copy_from_slice(unsafe { std::slice::from_raw_parts(from.at.add(t * from.stride), from.width) });
-    }
-}
-
-/// Copies an array into rows of the tensors, or adds it.
-///
-/// # Safety
-/// The rows are the task's own.
-unsafe fn write<T: Real>(from: &[T], to: Rows<*mut T>, add: bool) {
-    for (t, row) in from.chunks_exact(to.width).take(to.tokens).enumerate() {
-        // SAFETY: the caller's.
-        let target = unsafe { std::slice::from_raw_parts_mut(to.at.add(t * to.stride), to.width) };
-        if add {
-            target.iter_mut().zip(row).for_each(|(y, x)| *y += *x);
-        } else {
-            target.copy_from_slice(row);
-        }
-    }
 }
 
 /// `y *= x`, elementwise.
@@ -436,23 +364,6 @@ struct ForwardTask<'a, T> {
     worker: usize,
 }
 
-/// A worker's scratch: arrays of elements, then room for products.
-///
-/// # Safety
-/// `scratch` has `elements` for each worker, and no other task has this worker's.
-unsafe fn worker_scratch<'a, T: Real>(
-    scratch: *mut T,
-    elements: usize,
-    worker: usize,
-    products: usize,
-    compute: Compute,
-) -> (Arrays<'a, T>, Products<'a>) {
-    // SAFETY: the caller's.
-    let all = unsafe { std::slice::from_raw_parts_mut(scratch.add(worker * elements), elements) };
-    let (arrays, rest) = all.split_at_mut(elements - products.div_ceil(size_of::<T>()));
-    (Arrays(arrays), Products { compute, scratch: bytemuck::cast_slice_mut(rest) })
-}
-
 impl<T: Real> Kernel<T> for ForwardTask<'_, T> {
     type Out = ();
     #[inline(always)]
@@ -460,7 +371,7 @@ impl<T: Real> Kernel<T> for ForwardTask<'_, T> {
         let (f, x) = (self.f, &self.f.x);
         let (sequence, head) = (self.task / x.heads, self.task % x.heads);
         let (keys, values) = (x.key_width, x.value_width);
-        let bytes = Products::scratch::<T>(self.chunk, keys, values, self.gla.compute);
+        let bytes = product_bytes::<T>(self.gla, self.chunk);
         // SAFETY: the scratch has `forward_elements` for each worker.
         let (mut arrays, mut products) =
             unsafe { worker_scratch(f.scratch, f.scratch_elements, self.worker, bytes, self.gla.compute) };
@@ -551,7 +462,7 @@ impl<T: Real> BackwardTask<'_, T> {
         let size = keys * values;
         let (start, end) = x.range(sequence);
         let chunks = (end - start).div_ceil(self.chunk);
-        let bytes = Products::scratch::<T>(self.chunk, keys, values, self.gla.compute);
+        let bytes = product_bytes::<T>(self.gla, self.chunk);
         // SAFETY: the scratch has `backward_elements` for each worker.
         let (mut arrays, mut products) =
             unsafe { worker_scratch(b.scratch, b.scratch_elements, self.worker, bytes, self.gla.compute) };

@@ -23,12 +23,13 @@
 mod check;
 mod chunked;
 pub mod naive;
-mod pack;
+pub(crate) mod pack;
+pub(crate) mod products;
 mod recurrent;
 mod step;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use check::GlaError;
 pub use step::gla_step;
@@ -81,7 +82,7 @@ impl Default for Gla {
     }
 }
 
-/// Log-gates (natural logarithms of what a step keeps of the state).
+/// Log-gates (natural logarithms of what a step keeps of the state); Hk are the heads that have gates.
 #[derive(Clone, Copy, Debug)]
 pub enum Gate<'a, T> {
     /// Nothing is forgotten: linear attention.
@@ -123,7 +124,7 @@ pub fn gla_forms(gla: &Gla) -> &'static [Form] {
 
 /// Which gates there are, without the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GateKind {
+pub(crate) enum GateKind {
     None,
     Head,
     Channel,
@@ -219,7 +220,7 @@ impl<T> Inputs<T> {
 }
 
 /// A pointer to const or to mut.
-trait Pointer: Copy {
+pub(crate) trait Pointer: Copy {
     fn offset(self, n: usize) -> Self;
 }
 
@@ -239,12 +240,12 @@ impl<T> Pointer for *mut T {
 
 /// Rows of one head in [N, heads, width].
 #[inline(always)]
-fn rows<P: Pointer>(at: P, token: usize, tokens: usize, head: usize, heads: usize, width: usize) -> Rows<P> {
+pub(crate) fn rows<P: Pointer>(at: P, token: usize, tokens: usize, head: usize, heads: usize, width: usize) -> Rows<P> {
     Rows { at: Pointer::offset(at, (token * heads + head) * width), stride: heads * width, tokens, width }
 }
 
 impl<'a, T: Real> Gate<'a, T> {
-    fn kind(&self) -> GateKind {
+    pub(crate) fn kind(&self) -> GateKind {
         match self {
             Gate::None => GateKind::None,
             Gate::Head(_) => GateKind::Head,
@@ -252,7 +253,7 @@ impl<'a, T: Real> Gate<'a, T> {
         }
     }
 
-    fn values(&self) -> &'a [T] {
+    pub(crate) fn values(&self) -> &'a [T] {
         match *self {
             Gate::None => &[],
             Gate::Head(g) | Gate::Channel(g) => g,
@@ -287,17 +288,17 @@ impl Gla {
 }
 
 /// Bytes to which scratch buffers are aligned.
-const ALIGNMENT: usize = 64;
+pub(crate) const ALIGNMENT: usize = 64;
 
 /// The part of `scratch` that starts at a multiple of [`ALIGNMENT`], as `elements` elements for each thread.
-fn workers<T: Real>(scratch: &mut [u8], elements: usize, threads: usize) -> *mut T {
+pub(crate) fn workers<T: Real>(scratch: &mut [u8], elements: usize, threads: usize) -> *mut T {
     let skip = scratch.as_ptr().align_offset(ALIGNMENT);
     let needed = skip + elements * threads * size_of::<T>();
-    assert!(scratch.len() >= needed, "gla: {} bytes of scratch, {needed} needed", scratch.len());
+    assert!(scratch.len() >= needed, "{} bytes of scratch, {needed} needed", scratch.len());
     scratch[skip..].as_mut_ptr().cast()
 }
 
-fn scratch_bytes<T>(elements: usize, threads: usize) -> usize {
+pub(crate) fn scratch_bytes<T>(elements: usize, threads: usize) -> usize {
     elements * threads * size_of::<T>() + ALIGNMENT
 }
 
@@ -326,7 +327,7 @@ fn backward_elements<T: Real>(gla: &Gla, form: Form, longest: usize) -> usize {
 ///
 /// # Safety
 /// `states` is null or has `size` elements from `at` on, for as long as they are used.
-unsafe fn state_of<'a, T>(states: *const T, at: usize, size: usize) -> Option<&'a [T]> {
+pub(crate) unsafe fn state_of<'a, T>(states: *const T, at: usize, size: usize) -> Option<&'a [T]> {
     // SAFETY: the caller's.
     (!states.is_null()).then(|| unsafe { std::slice::from_raw_parts(states.add(at), size) })
 }
@@ -341,7 +342,7 @@ pub fn gla_backward_scratch<T: Real>(gla: &Gla, form: Form, longest: usize, thre
     scratch_bytes::<T>(backward_elements::<T>(gla, form, longest), threads)
 }
 
-fn longest(cu: &[i32]) -> usize {
+pub(crate) fn longest(cu: &[i32]) -> usize {
     cu.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
 }
 

@@ -5,7 +5,7 @@ use crate::simd::Simd;
 
 /// Where the tokens of one head lie: `tokens` rows of `width` elements, `stride` elements apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<P> {
+pub(crate) struct Rows<P> {
     pub at: P,
     pub stride: usize,
     pub tokens: usize,
@@ -63,7 +63,7 @@ pub(super) unsafe fn join<S: Simd>(s: S, from: *const S::E, lanes: usize, to: Ro
 /// # Safety
 /// `x` has `n` rounded up to vectors.
 #[inline(always)]
-pub(super) unsafe fn exp<S: Simd>(s: S, x: *mut S::E, n: usize) {
+pub(crate) unsafe fn exp<S: Simd>(s: S, x: *mut S::E, n: usize) {
     for i in (0..n).step_by(S::LANES) {
         // SAFETY: the caller's.
         unsafe { s.store_ptr(s.exp(s.load_ptr(x.add(i))), x.add(i)) }
@@ -170,7 +170,7 @@ pub(super) unsafe fn write_state<E: Real>(from: *const E, padded: usize, n: usiz
 impl<E> Rows<*const E> {
     /// Some columns of each row.
     #[inline(always)]
-    pub(super) fn columns(self, first: usize, width: usize) -> Self {
+    pub(crate) fn columns(self, first: usize, width: usize) -> Self {
         Rows { at: self.at.wrapping_add(first), width, ..self }
     }
 }
@@ -178,7 +178,7 @@ impl<E> Rows<*const E> {
 impl<E> Rows<*mut E> {
     /// Some columns of each row.
     #[inline(always)]
-    pub(super) fn columns_mut(self, first: usize, width: usize) -> Self {
+    pub(crate) fn columns_mut(self, first: usize, width: usize) -> Self {
         Rows { at: self.at.wrapping_add(first), width, ..self }
     }
 

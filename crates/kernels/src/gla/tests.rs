@@ -6,10 +6,10 @@ const FORMS: [Form; 3] = [Form::Recurrent, Form::Chunked, Form::Parallel];
 const GATES: [GateKind; 3] = [GateKind::None, GateKind::Head, GateKind::Channel];
 
 /// Uniform numbers from a counter (SplitMix64).
-struct Random(u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -21,13 +21,13 @@ impl Random {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 
-    fn tensor<T: Real>(&mut self, n: usize) -> Vec<T> {
+    pub(crate) fn tensor<T: Real>(&mut self, n: usize) -> Vec<T> {
         (0..n).map(|_| T::of(self.normal())).collect()
     }
 }
 
 /// Elements with others after them, to see that only the first are written.
-struct Fenced<E> {
+pub(crate) struct Fenced<E> {
     elements: Vec<E>,
     fence: usize,
 }
@@ -35,17 +35,17 @@ struct Fenced<E> {
 const FENCE: [u8; 256] = [0xA5; 256];
 
 impl<E: bytemuck::Pod> Fenced<E> {
-    fn new(x: E, n: usize) -> Self {
+    pub(crate) fn new(x: E, n: usize) -> Self {
         let mut elements = vec![x; n];
         elements.extend_from_slice(&bytemuck::pod_collect_to_vec(&FENCE));
         Fenced { elements, fence: n }
     }
 
-    fn inside(&mut self) -> &mut [E] {
+    pub(crate) fn inside(&mut self) -> &mut [E] {
         &mut self.elements[..self.fence]
     }
 
-    fn check(mut self) -> Vec<E> {
+    pub(crate) fn check(mut self) -> Vec<E> {
         assert_eq!(bytemuck::cast_slice::<E, u8>(&self.elements[self.fence..]), FENCE, "written beyond the end");
         self.elements.truncate(self.fence);
         self.elements
@@ -214,7 +214,7 @@ impl<T: Real> Case<T> {
 }
 
 /// Largest difference over the largest element of the second; infinite if a number is missing.
-fn error<T: Real, U: Real>(a: &[T], b: &[U]) -> f64 {
+pub(crate) fn error<T: Real, U: Real>(a: &[T], b: &[U]) -> f64 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(1e-30, |m: f64, b| m.max(b.f64().abs()));
     a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| {

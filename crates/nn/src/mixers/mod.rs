@@ -1,6 +1,7 @@
 //! Token mixers, one file each.
 
 pub mod attention;
+pub mod delta_net;
 pub mod gate_layout;
 pub mod gla;
 pub mod short_conv;

@@ -5,7 +5,9 @@ use memwall_cache::KvFormat;
 use memwall_formats::Dtype;
 use memwall_graph::ops::reshape;
 use memwall_graph::{Dim, Shape, Value};
-use memwall_nn::{Channel, ChannelConfig, Form as MixerForm, GlaForm, Kept, MixerConfig, Sequences, WeightTypes};
+use memwall_nn::{
+    Channel, ChannelConfig, DeltaForm, Form as MixerForm, GlaForm, Kept, MixerConfig, Sequences, WeightTypes,
+};
 
 use super::sequences::{cu_seqlens, longest, slots};
 use crate::commands::op::Precision;
@@ -15,7 +17,7 @@ use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, re
 pub const MIXER: Operator = Operator {
     name: "mixer",
     about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
-            kinds: attention (with gate, window, rope, norms of q and k), gla, short_conv; keys as in a recipe",
+            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, short_conv; keys as in a recipe",
     inputs: &[
         real("x", "B T D", "inputs"),
         integer("cu_seqlens", "S+1", "where packed sequences begin, and the end; then B is 1").optional(),
@@ -51,20 +53,26 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
     match &config {
         MixerConfig::Attention(c) => c.check("--config"),
         MixerConfig::Gla(c) => c.check("--config"),
+        MixerConfig::DeltaNet(c) => c.check("--config"),
         MixerConfig::ShortConv(c) => c.check("--config"),
     }?;
-    let form = b.form.unwrap_or(Form::Parallel);
+    let forms = config.mixer().forms();
+    let form = b.form.unwrap_or(if forms.contains(&MixerForm::Parallel) { Form::Parallel } else { Form::Chunked });
     let declared = match form {
         Form::Parallel => MixerForm::Parallel,
         Form::Chunked => MixerForm::Chunked,
         Form::Recurrent => MixerForm::Recurrent,
     };
-    if !config.mixer().forms().contains(&declared) {
-        let has: Vec<String> = config.mixer().forms().iter().map(|f| format!("{f:?}").to_lowercase()).collect();
+    if !forms.contains(&declared) {
+        let has: Vec<String> = forms.iter().map(|f| format!("{f:?}").to_lowercase()).collect();
         bail!("--form {}: this mixer does not have it; there are {}", form.name(), has.join(", "));
     }
-    if let MixerConfig::Gla(gla) = &mut config {
-        gla.form = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
+    match &mut config {
+        MixerConfig::Gla(gla) => {
+            gla.form = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
+        }
+        MixerConfig::DeltaNet(delta) => delta.form = Some(DeltaForm::Chunked),
+        MixerConfig::Attention(_) | MixerConfig::ShortConv(_) => {}
     }
     let (rows, tokens, width) = (b.size('B'), b.size('T'), b.size('D'));
     let (_, offsets) = cu_seqlens(b)?;

@@ -4,6 +4,7 @@ mod adamw;
 mod attention;
 mod conv1d;
 mod cross_entropy;
+mod delta;
 mod encoded;
 mod gla;
 mod layers;
@@ -23,6 +24,8 @@ pub const ALL: &[&Operator] = &[
     &attention::CACHE_WRITE,
     &gla::GLA,
     &gla::GLA_STEP,
+    &delta::DELTA,
+    &delta::DELTA_STEP,
     &conv1d::CONV1D,
     &conv1d::CONV1D_STEP,
     &layers::MIXER,
