@@ -194,7 +194,7 @@ fn the_delta_rule_refuses_bad_input_by_its_name() {
     with(reals("beta", &[1, t + 1, h], &vec![0.5; (t + 1) * h]));
     refused(&op, &["beta", "[1, 4, 2]"]);
     with(reals("v", &[1, t, 3, vw], &vec![0.5; t * 3 * vw]));
-    refused(&op, &["[1, 3, 3, 5]"]);
+    refused(&op, &["beta has shape [1, 3, 2]", "H = 3"]);
     write(&input, &delta_tensors(&[1], sizes));
     refused(&[&op[..], &["--chunk", "24"]].concat(), &["multiple of 16"]);
     refused(&[&op[..], &["--form", "parallel"]].concat(), &["--form parallel", "recurrent", "chunked"]);
