@@ -202,7 +202,7 @@ fn plans_of_the_shipped_model_are_on_or_beyond_the_front_of_single_formats() {
     let folder = tempfile::tempdir().unwrap();
     let [out, last] = ["out.gguf", "last.txt"].map(|name| folder.path().join(name));
     let whole = fs::read_to_string(held_out).unwrap();
-    fs::write(&last, &whole[whole.len() - 24_000..]).unwrap();
+    fs::write(&last, &whole[whole.len() - 12_000..]).unwrap();
     let (shipped, calibration) = (shipped(), text(&calibration).to_string());
     let common = [
         "quantize",
@@ -221,7 +221,7 @@ fn plans_of_the_shipped_model_are_on_or_beyond_the_front_of_single_formats() {
         "--json",
     ];
     let mut before = f64::INFINITY;
-    for format in ["Q2_K", "Q3_K_S", "Q4_0"] {
+    for format in ["Q2_K", "Q3_K_S"] {
         let single = json(&[&common[..], &["--format", format]].concat());
         let bytes = single["bytes"].as_u64().unwrap().to_string();
         let mixed = json(&[&common[..], &["--memory", &bytes]].concat());
