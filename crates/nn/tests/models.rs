@@ -106,6 +106,23 @@ fn fill(e: &mut Executor, name: &str, values: &[i32]) {
 }
 
 #[test]
+fn state_bytes_are_those_of_the_states_that_the_graph_keeps() -> Result<(), GraphError> {
+    let (slots, context) = (2, 32);
+    for (name, mixer) in mixers() {
+        let (config, types) = (model(mixer), WeightTypes::new());
+        let mut g = Graph::new(Dtype::F32);
+        let rows = g.run_dim("rows", 8)?;
+        let seqs = Sequences::slots(&mut g, rows, 8, slots, context, KvFormat::both(Dtype::F32), 0)?;
+        config.hidden(&mut g, &types, &seqs)?;
+        let kept: usize =
+            g.values().filter(|(_, i)| matches!(i.source, Source::State)).map(|(_, i)| i.ty.bytes(&[])).sum();
+        assert!(kept > 0, "{name}");
+        assert_eq!(slots * config.state_bytes(context, &seqs), kept, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
 fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> {
     for (name, mixer) in mixers() {
         let (config, types) = (model(mixer), WeightTypes::new());

@@ -218,6 +218,8 @@ impl Mixer for GlaConfig {
     }
 
     fn state_bytes(&self, _: usize, _: &str, _: usize, _: &Sequences) -> usize {
-        self.heads * self.key_width * self.value_width * 4
+        let convolved = self.heads * self.key_width + self.kv_heads() * (self.key_width + self.value_width);
+        let taps_kept = self.short_conv.map_or(0, |taps| taps - 1) * convolved;
+        (self.heads * self.key_width * self.value_width + taps_kept) * 4
     }
 }
