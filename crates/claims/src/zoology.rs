@@ -10,7 +10,7 @@
 //! Falsifier: attention that sees 4 tokens, in place of attention that sees all.
 
 use memwall_nn::{AttentionConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig};
-use memwall_tasks::{MqarConfig, RecallConfig, RecallData, RecallTask};
+use memwall_tasks::{MqarConfig, GeneratorConfig, GeneratedData, GeneratedTask};
 
 use crate::{
     About, Bar, Better, Check, Claim, Error, Falsifier, Kind, Measured, Outcome, Run, SweepPlan, TuneOn, sweep,
@@ -95,13 +95,13 @@ impl Claim for Zoology {
     }
 }
 
-fn task(sizes: &Sizes, training: &Training, seed: u64) -> Result<RecallTask, Error> {
+fn task(sizes: &Sizes, training: &Training, seed: u64) -> Result<GeneratedTask, Error> {
     let of = |batches: u64| {
         let examples = batches * training.batch as u64;
         let config = MqarConfig::new(sizes.vocabulary, sizes.time, sizes.pairs, examples);
-        vec![RecallConfig::Mqar(MqarConfig { random_non_queries: false, ..config })]
+        vec![GeneratorConfig::Mqar(MqarConfig { random_non_queries: false, ..config })]
     };
-    RecallTask::new(RecallData {
+    GeneratedTask::new(GeneratedData {
         train_configs: of(training.steps),
         validation_configs: of(training.measured as u64),
         test_configs: of(training.measured as u64),

@@ -1,7 +1,7 @@
 //! How fast examples are made: a training step of a small model must not wait for its data.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use memwall_tasks::{MqarConfig, Philox, RecallGenerator};
+use memwall_tasks::{Generator, MqarConfig, Philox};
 
 fn generate(c: &mut Criterion) {
     for (vocab, time, pairs) in [(128, 64, 8), (8192, 64, 4), (8192, 512, 64)] {

@@ -1,7 +1,7 @@
 //! The laws catch what they are there for: each task here breaks one of them.
 
 use memwall_tasks::{
-    Metric, MqarConfig, Philox, RecallConfig, RecallData, RecallTask, Split, Task, TaskError, Tokens, laws,
+    GeneratedData, GeneratedTask, GeneratorConfig, Metric, MqarConfig, Philox, Split, Task, TaskError, Tokens, laws,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,21 +25,21 @@ enum Fault {
 }
 
 struct Broken {
-    task: RecallTask,
+    task: GeneratedTask,
     fault: Fault,
     calls: AtomicU64,
 }
 
 fn make(fault: Fault, seed: u64) -> Broken {
-    let config = RecallConfig::Mqar(MqarConfig { random_non_queries: false, ..MqarConfig::new(300, 64, 8, 150) });
+    let config = GeneratorConfig::Mqar(MqarConfig { random_non_queries: false, ..MqarConfig::new(300, 64, 8, 150) });
     let seed = if fault == Fault::IgnoresSeed { 1 } else { seed };
-    let data = RecallData {
+    let data = GeneratedData {
         train_configs: vec![config.clone()],
         validation_configs: vec![],
         test_configs: vec![config],
         seed,
     };
-    Broken { task: RecallTask::new(data).unwrap(), fault, calls: AtomicU64::new(0) }
+    Broken { task: GeneratedTask::new(data).unwrap(), fault, calls: AtomicU64::new(0) }
 }
 
 impl Task for Broken {

@@ -1,7 +1,7 @@
 //! What contestants are compared on.
 
 use memwall_tasks::{
-    ForgettingMqarConfig, LongFillerMqarConfig, MqarConfig, QueryPlaces, RecallConfig, RecallData, RecallTask,
+    ForgettingMqarConfig, LongFillerMqarConfig, MqarConfig, QueryPlaces, GeneratorConfig, GeneratedData, GeneratedTask,
 };
 
 use super::Budget;
@@ -55,13 +55,13 @@ impl Subject {
     }
 
     /// The recall task of a seed, under a budget.
-    pub(super) fn recall(self, budget: &Budget, measured: usize, seed: u64) -> Result<RecallTask, Error> {
+    pub(super) fn recall(self, budget: &Budget, measured: usize, seed: u64) -> Result<GeneratedTask, Error> {
         let (vocabulary, time) = (self.vocabulary(budget.time), budget.time);
         let pairs = (time / TOKENS_PER_PAIR).max(1);
         let of = |batches: u64| {
             let examples = batches * budget.batch as u64;
             vec![match self {
-                Subject::MqarForgetting => RecallConfig::ForgettingMqar(ForgettingMqarConfig {
+                Subject::MqarForgetting => GeneratorConfig::ForgettingMqar(ForgettingMqarConfig {
                     vocab_size: vocabulary,
                     input_seq_len: time,
                     num_examples: examples,
@@ -70,7 +70,7 @@ impl Subject {
                     power_a: POWER,
                     random_non_queries: false,
                 }),
-                Subject::MqarLongFiller => RecallConfig::LongFillerMqar(LongFillerMqarConfig {
+                Subject::MqarLongFiller => GeneratorConfig::LongFillerMqar(LongFillerMqarConfig {
                     vocab_size: vocabulary,
                     input_seq_len: time,
                     num_examples: examples,
@@ -80,11 +80,11 @@ impl Subject {
                 }),
                 Subject::Mqar | Subject::Text => {
                     let config = MqarConfig::new(vocabulary, time, pairs, examples);
-                    RecallConfig::Mqar(MqarConfig { power_a: POWER, random_non_queries: false, ..config })
+                    GeneratorConfig::Mqar(MqarConfig { power_a: POWER, random_non_queries: false, ..config })
                 }
             }]
         };
-        RecallTask::new(RecallData {
+        GeneratedTask::new(GeneratedData {
             train_configs: of(budget.steps),
             validation_configs: of(measured as u64),
             test_configs: of(measured as u64),

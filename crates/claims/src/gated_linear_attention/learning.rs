@@ -3,7 +3,7 @@
 use memwall_nn::{
     AttentionConfig, ChannelConfig, GlaConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig,
 };
-use memwall_tasks::{ForgettingMqarConfig, LongFillerMqarConfig, QueryPlaces, RecallConfig, RecallData, RecallTask};
+use memwall_tasks::{ForgettingMqarConfig, LongFillerMqarConfig, QueryPlaces, GeneratorConfig, GeneratedData, GeneratedTask};
 
 use crate::{
     Better, Error, Run, SweepPlan, TuneOn,
@@ -82,10 +82,10 @@ impl Recall {
         sweep(run, plan, |arm, rate, seed| self.training.trial(run, &self.model(arm), &self.task(seed)?, rate, seed))
     }
 
-    fn examples(&self, num_examples: u64) -> RecallConfig {
+    fn examples(&self, num_examples: u64) -> GeneratorConfig {
         let (vocab_size, input_seq_len, num_kv_pairs) = (self.vocabulary, self.time, self.pairs);
         if self.filler == 0 {
-            RecallConfig::ForgettingMqar(ForgettingMqarConfig {
+            GeneratorConfig::ForgettingMqar(ForgettingMqarConfig {
                 vocab_size,
                 input_seq_len,
                 num_examples,
@@ -95,7 +95,7 @@ impl Recall {
                 random_non_queries: false,
             })
         } else {
-            RecallConfig::LongFillerMqar(LongFillerMqarConfig {
+            GeneratorConfig::LongFillerMqar(LongFillerMqarConfig {
                 vocab_size,
                 input_seq_len,
                 num_examples,
@@ -106,9 +106,9 @@ impl Recall {
         }
     }
 
-    fn task(&self, seed: u64) -> Result<RecallTask, Error> {
+    fn task(&self, seed: u64) -> Result<GeneratedTask, Error> {
         let of = |batches: u64| vec![self.examples(batches * self.training.batch as u64)];
-        RecallTask::new(RecallData {
+        GeneratedTask::new(GeneratedData {
             train_configs: of(self.training.steps),
             validation_configs: of(self.training.measured as u64),
             test_configs: of(self.training.measured as u64),

@@ -4,10 +4,11 @@
 //! thirds: first halves 1..V/3, second halves V/3..2V/3, values 2V/3..V. Context `k1 k2 v`, query `k1 k2`; the target sits at
 //! the second half of the query.
 
-use super::layout::{Check, no_targets, query_slots, randomize_filler};
+use super::layout::{no_targets, query_slots, randomize_filler};
 use super::mqar::{power, yes};
-use super::{RecallGenerator, Recalled};
+use crate::check::Check;
 use crate::draw::distinct;
+use crate::generator::{Generated, Generator};
 use crate::philox::Philox;
 use crate::task::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ impl CompositionalMqarConfig {
     }
 }
 
-impl RecallGenerator for CompositionalMqarConfig {
+impl Generator for CompositionalMqarConfig {
     fn name(&self) -> &'static str {
         "compositional_mqar"
     }
@@ -75,7 +76,7 @@ impl RecallGenerator for CompositionalMqarConfig {
         self.input_seq_len
     }
 
-    fn num_kv_pairs(&self) -> usize {
+    fn asked(&self) -> usize {
         self.num_kv_pairs
     }
 
@@ -83,7 +84,7 @@ impl RecallGenerator for CompositionalMqarConfig {
         self.thirds()[1] as i32..self.vocab_size as i32
     }
 
-    fn generate(&self, rng: &mut Philox) -> Recalled {
+    fn generate(&self, rng: &mut Philox) -> Generated {
         let (time, side, n) = (self.input_seq_len, self.side(), self.num_kv_pairs);
         let [first, second] = self.thirds();
         let firsts = distinct(rng, first - 1, side);

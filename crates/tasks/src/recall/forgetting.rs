@@ -2,10 +2,11 @@
 //!
 //! What a gate is for: a state that cannot forget the old value answers with a mixture of both.
 
-use super::layout::{Check, no_targets, query_slots, randomize_filler};
+use super::layout::{no_targets, query_slots, randomize_filler};
 use super::mqar::{answer_from_pairs, keys_and_values, pairs, power, yes};
-use super::{RecallGenerator, Recalled};
+use crate::check::Check;
 use crate::draw::distinct;
+use crate::generator::{Generated, Generator};
 use crate::philox::Philox;
 use crate::task::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,7 @@ impl ForgettingMqarConfig {
     }
 }
 
-impl RecallGenerator for ForgettingMqarConfig {
+impl Generator for ForgettingMqarConfig {
     fn name(&self) -> &'static str {
         "forgetting_mqar"
     }
@@ -70,7 +71,7 @@ impl RecallGenerator for ForgettingMqarConfig {
         self.input_seq_len
     }
 
-    fn num_kv_pairs(&self) -> usize {
+    fn asked(&self) -> usize {
         self.num_kv_pairs
     }
 
@@ -78,7 +79,7 @@ impl RecallGenerator for ForgettingMqarConfig {
         (self.vocab_size / 2) as i32..self.vocab_size as i32
     }
 
-    fn generate(&self, rng: &mut Philox) -> Recalled {
+    fn generate(&self, rng: &mut Philox) -> Generated {
         let (time, context) = (self.input_seq_len, self.context());
         let (keys, mut values) = keys_and_values(rng, self.vocab_size, self.num_kv_pairs);
         let mut inputs: Vec<i32> = keys.iter().zip(&values).flat_map(|(&key, &value)| [key, value]).collect();

@@ -1,29 +1,12 @@
 //! What the recall generators share: checks of their settings, and where queries go.
 
+use crate::check::Check;
 use crate::draw::weighted_order;
 use crate::philox::Philox;
 use crate::task::{ConfigError, IGNORE};
-use std::fmt::Display;
-
-/// Names the setting in the errors of one task.
-pub(super) struct Check(pub(super) &'static str);
 
 impl Check {
-    /// An error about `key` unless `holds`.
-    pub(super) fn that(
-        &self,
-        holds: bool,
-        key: &'static str,
-        value: impl Display,
-        reason: impl FnOnce() -> String,
-    ) -> Result<(), ConfigError> {
-        if holds {
-            return Ok(());
-        }
-        Err(ConfigError { task: self.0, key, value: value.to_string(), reason: reason() })
-    }
-
-    /// What holds for every generator: T even, ids that fit, some examples and some pairs.
+    /// What holds for every recall generator: T even, ids that fit, some examples and some pairs.
     pub(super) fn basics(&self, vocab: usize, time: usize, pairs: usize, examples: u64) -> Result<(), ConfigError> {
         self.that(examples > 0, "num_examples", examples, || "it must be at least 1".into())?;
         self.that(pairs > 0, "num_kv_pairs", pairs, || "it must be at least 1".into())?;

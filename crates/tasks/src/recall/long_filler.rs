@@ -4,10 +4,11 @@
 //! filler 0..F, then keys, then values, half of the rest each. The sequence is cut into slots of two positions; a pair fills
 //! its slot, a query is followed by one filler.
 
-use super::layout::{Check, no_targets};
+use super::layout::no_targets;
 use super::mqar::pairs;
-use super::{RecallGenerator, Recalled};
+use crate::check::Check;
 use crate::draw::distinct;
+use crate::generator::{Generated, Generator};
 use crate::philox::Philox;
 use crate::task::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,7 @@ impl LongFillerMqarConfig {
     }
 }
 
-impl RecallGenerator for LongFillerMqarConfig {
+impl Generator for LongFillerMqarConfig {
     fn name(&self) -> &'static str {
         "long_filler_mqar"
     }
@@ -92,7 +93,7 @@ impl RecallGenerator for LongFillerMqarConfig {
         self.input_seq_len
     }
 
-    fn num_kv_pairs(&self) -> usize {
+    fn asked(&self) -> usize {
         self.num_kv_pairs
     }
 
@@ -101,7 +102,7 @@ impl RecallGenerator for LongFillerMqarConfig {
         (f + (v - f) / 2) as i32..v as i32
     }
 
-    fn generate(&self, rng: &mut Philox) -> Recalled {
+    fn generate(&self, rng: &mut Philox) -> Generated {
         let (time, n) = (self.input_seq_len, self.num_kv_pairs);
         let mut draw_ids = |ids: Range<i32>| -> Vec<i32> {
             distinct(rng, ids.len(), n).into_iter().map(|i| ids.start + i as i32).collect()

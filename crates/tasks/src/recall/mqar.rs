@@ -4,9 +4,10 @@
 //! slot of a query is drawn from a power law, so that most queries come soon (a = 0.01) or anywhere (a = 1). The target of a
 //! query sits at the query's own position, and the value is never written after it.
 
-use super::layout::{Check, no_targets, query_slots, randomize_filler};
-use super::{RecallGenerator, Recalled};
+use super::layout::{no_targets, query_slots, randomize_filler};
+use crate::check::Check;
 use crate::draw::distinct;
+use crate::generator::{Generated, Generator};
 use crate::philox::Philox;
 use crate::task::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,7 @@ pub(super) fn answer_from_pairs(inputs: &[i32], context: usize) -> Vec<i32> {
     inputs.iter().map(|id| pairs.get(id).copied().unwrap_or(0)).collect()
 }
 
-impl RecallGenerator for MqarConfig {
+impl Generator for MqarConfig {
     fn name(&self) -> &'static str {
         "mqar"
     }
@@ -111,7 +112,7 @@ impl RecallGenerator for MqarConfig {
         self.input_seq_len
     }
 
-    fn num_kv_pairs(&self) -> usize {
+    fn asked(&self) -> usize {
         self.num_kv_pairs
     }
 
@@ -119,7 +120,7 @@ impl RecallGenerator for MqarConfig {
         (self.vocab_size / 2) as i32..self.vocab_size as i32
     }
 
-    fn generate(&self, rng: &mut Philox) -> Recalled {
+    fn generate(&self, rng: &mut Philox) -> Generated {
         let (time, context) = (self.input_seq_len, self.context());
         let (keys, values) = keys_and_values(rng, self.vocab_size, self.num_kv_pairs);
         let one_pass: Vec<i32> = keys.iter().zip(&values).flat_map(|(&key, &value)| [key, value]).collect();

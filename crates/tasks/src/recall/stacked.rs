@@ -3,9 +3,10 @@
 //! A position has two ids, key and value, whose embeddings a model adds. Context: n positions (key, value); queries: (key, 0)
 //! at slots of one position; the target sits at the query.
 
-use super::layout::{Check, no_targets, query_slots};
+use super::layout::{no_targets, query_slots};
 use super::mqar::{keys_and_values, one, pairs, power, yes};
-use super::{RecallGenerator, Recalled};
+use crate::check::Check;
+use crate::generator::{Generated, Generator};
 use crate::philox::Philox;
 use crate::task::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub struct StackedMqarConfig {
     pub random_non_queries: bool,
 }
 
-impl RecallGenerator for StackedMqarConfig {
+impl Generator for StackedMqarConfig {
     fn name(&self) -> &'static str {
         "stacked_mqar"
     }
@@ -61,7 +62,7 @@ impl RecallGenerator for StackedMqarConfig {
         self.input_seq_len
     }
 
-    fn num_kv_pairs(&self) -> usize {
+    fn asked(&self) -> usize {
         self.num_kv_pairs
     }
 
@@ -73,7 +74,7 @@ impl RecallGenerator for StackedMqarConfig {
         (self.vocab_size / 2) as i32..self.vocab_size as i32
     }
 
-    fn generate(&self, rng: &mut Philox) -> Recalled {
+    fn generate(&self, rng: &mut Philox) -> Generated {
         let (time, context) = (self.input_seq_len, self.num_kv_pairs * self.num_passes);
         let (keys, values) = keys_and_values(rng, self.vocab_size, self.num_kv_pairs);
         let one_pass: Vec<i32> = keys.iter().zip(&values).flat_map(|(&key, &value)| [key, value]).collect();

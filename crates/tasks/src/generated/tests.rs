@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::batch::{Batches, Position};
+use crate::copying::CopyingConfig;
 use crate::draw::distinct;
 use crate::recall::{
     CompositionalMqarConfig, ForgettingMqarConfig, LongFillerMqarConfig, MqarConfig, QueryPlaces, StackedMqarConfig,
 };
+use crate::state_tracking::{Group, StateTrackingConfig};
 use crate::task::IGNORE;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
@@ -14,13 +16,17 @@ fn mqar(v: usize, t: usize, n: usize) -> MqarConfig {
     MqarConfig { random_non_queries: false, ..MqarConfig::new(v, t, n, 100) }
 }
 
-fn generate(generator: &dyn RecallGenerator, seed: u64) -> (Vec<i32>, Vec<i32>) {
+fn generate(generator: &dyn Generator, seed: u64) -> (Vec<i32>, Vec<i32>) {
     generator.check().unwrap();
     generator.generate(&mut Philox::new(seed, 0))
 }
 
+fn copying(selective: bool) -> CopyingConfig {
+    CopyingConfig { vocab_size: 40, input_seq_len: 64, num_examples: 60, num_tokens: 12, selective }
+}
+
 /// Every kind of generator at a size whose examples are never equal by chance.
-fn every_kind() -> Vec<RecallConfig> {
+fn every_kind() -> Vec<GeneratorConfig> {
     let long = |query_places| LongFillerMqarConfig {
         vocab_size: 300,
         input_seq_len: 256,
@@ -30,9 +36,9 @@ fn every_kind() -> Vec<RecallConfig> {
         query_places,
     };
     vec![
-        RecallConfig::Mqar(mqar(300, 64, 8)),
-        RecallConfig::Mqar(MqarConfig { num_passes: 3, ..MqarConfig::new(300, 64, 8, 50) }),
-        RecallConfig::ForgettingMqar(ForgettingMqarConfig {
+        GeneratorConfig::Mqar(mqar(300, 64, 8)),
+        GeneratorConfig::Mqar(MqarConfig { num_passes: 3, ..MqarConfig::new(300, 64, 8, 50) }),
+        GeneratorConfig::ForgettingMqar(ForgettingMqarConfig {
             vocab_size: 300,
             input_seq_len: 64,
             num_examples: 70,
@@ -41,9 +47,9 @@ fn every_kind() -> Vec<RecallConfig> {
             power_a: 1.0,
             random_non_queries: true,
         }),
-        RecallConfig::LongFillerMqar(long(QueryPlaces::End)),
-        RecallConfig::LongFillerMqar(long(QueryPlaces::Anywhere)),
-        RecallConfig::CompositionalMqar(CompositionalMqarConfig {
+        GeneratorConfig::LongFillerMqar(long(QueryPlaces::End)),
+        GeneratorConfig::LongFillerMqar(long(QueryPlaces::Anywhere)),
+        GeneratorConfig::CompositionalMqar(CompositionalMqarConfig {
             vocab_size: 300,
             input_seq_len: 64,
             num_examples: 40,
@@ -51,7 +57,7 @@ fn every_kind() -> Vec<RecallConfig> {
             power_a: 0.01,
             random_non_queries: true,
         }),
-        RecallConfig::StackedMqar(StackedMqarConfig {
+        GeneratorConfig::StackedMqar(StackedMqarConfig {
             vocab_size: 300,
             input_seq_len: 64,
             num_examples: 40,
@@ -60,19 +66,22 @@ fn every_kind() -> Vec<RecallConfig> {
             num_passes: 2,
             random_non_queries: true,
         }),
+        GeneratorConfig::Copying(copying(false)),
+        GeneratorConfig::Copying(copying(true)),
+        GeneratorConfig::StateTracking(StateTrackingConfig { group: Group::S5, input_seq_len: 30, num_examples: 80 }),
     ]
 }
 
-fn data(configs: Vec<RecallConfig>, seed: u64) -> RecallData {
-    RecallData { train_configs: configs.clone(), validation_configs: configs.clone(), test_configs: configs, seed }
+fn data(configs: Vec<GeneratorConfig>, seed: u64) -> GeneratedData {
+    GeneratedData { train_configs: configs.clone(), validation_configs: configs.clone(), test_configs: configs, seed }
 }
 
 #[test]
 fn the_laws_of_tasks_hold_for_every_generator() {
     let bytes = |e: &Tokens| e.inputs.iter().flat_map(|id| id.to_le_bytes()).collect();
-    crate::laws::task(&|seed| RecallTask::new(data(every_kind(), seed)).unwrap(), &bytes);
+    crate::laws::task(&|seed| GeneratedTask::new(data(every_kind(), seed)).unwrap(), &bytes);
     for config in every_kind() {
-        crate::laws::task(&|seed| RecallTask::new(data(vec![config.clone()], seed)).unwrap(), &bytes);
+        crate::laws::task(&|seed| GeneratedTask::new(data(vec![config.clone()], seed)).unwrap(), &bytes);
     }
 }
 
@@ -189,7 +198,7 @@ fn random_filler_is_uniform_over_the_whole_vocabulary_and_touches_nothing_else()
 
 #[test]
 fn what_cannot_be_is_refused_by_name() {
-    let refused = |config: &dyn RecallGenerator, start: &str| {
+    let refused = |config: &dyn Generator, start: &str| {
         let shown = config.check().unwrap_err().to_string();
         assert!(shown.starts_with(start), "{shown} should start with {start}");
     };
@@ -229,7 +238,7 @@ fn what_cannot_be_is_refused_by_name() {
     refused(&long_filler(40, 14, 4, 20), "long_filler_mqar: input_seq_len = 14: ");
     assert!(long_filler(40, 16, 4, 32).check().is_ok());
 
-    let error = RecallTask::new(data(vec![RecallConfig::Mqar(mqar(64, 64, 8))], 1)).unwrap_err();
+    let error = GeneratedTask::new(data(vec![GeneratorConfig::Mqar(mqar(64, 64, 8))], 1)).unwrap_err();
     assert!(matches!(error, TaskError::Config(_)), "{error}");
 }
 
@@ -301,27 +310,27 @@ fn recipes_name_the_generator_and_unknown_keys_are_refused() {
         num_filler_ids = 64
         query_places = "anywhere"
     "#;
-    let data: RecallData = toml::from_str(recipe).unwrap();
+    let data: GeneratedData = toml::from_str(recipe).unwrap();
     assert_eq!(data.seed, 123);
-    assert_eq!(data.train_configs, [RecallConfig::Mqar(MqarConfig::new(8192, 64, 8, 100_000))]);
-    assert!(RecallTask::new(data).is_ok());
-    let error = toml::from_str::<RecallData>(&recipe.replace("vocab_size", "vocabulary")).unwrap_err().to_string();
+    assert_eq!(data.train_configs, [GeneratorConfig::Mqar(MqarConfig::new(8192, 64, 8, 100_000))]);
+    assert!(GeneratedTask::new(data).is_ok());
+    let error = toml::from_str::<GeneratedData>(&recipe.replace("vocab_size", "vocabulary")).unwrap_err().to_string();
     assert!(error.contains("vocabulary"), "{error}");
-    assert!(toml::from_str::<RecallData>(&recipe.replace("\"mqar\"", "\"mqra\"")).is_err());
+    assert!(toml::from_str::<GeneratedData>(&recipe.replace("\"mqar\"", "\"mqra\"")).is_err());
 }
 
 #[test]
 fn a_task_is_called_after_its_generators() {
-    let name = |configs| RecallTask::new(data(configs, 1)).unwrap().name().to_string();
-    assert_eq!(name(vec![RecallConfig::Mqar(mqar(128, 64, 8)); 2]), "mqar");
-    assert_eq!(name(every_kind()), "recall");
+    let name = |configs| GeneratedTask::new(data(configs, 1)).unwrap().name().to_string();
+    assert_eq!(name(vec![GeneratorConfig::Mqar(mqar(128, 64, 8)); 2]), "mqar");
+    assert_eq!(name(every_kind()), "generated");
 }
 
 #[test]
 fn seeds_of_splits_come_from_ranges_that_are_disjoint() {
-    let configs = vec![RecallConfig::Mqar(mqar(128, 64, 8)); 50];
+    let configs = vec![GeneratorConfig::Mqar(mqar(128, 64, 8)); 50];
     for seed in 0..20 {
-        let task = RecallTask::new(data(configs.clone(), seed)).unwrap();
+        let task = GeneratedTask::new(data(configs.clone(), seed)).unwrap();
         let of = |split| task.segments(split).iter().map(|s| s.seed).collect::<BTreeSet<u64>>();
         assert!(of(Split::Train).iter().all(|s| *s < 1 << 31));
         assert!(of(Split::Test).iter().all(|s| (1 << 31..1 << 32).contains(s)));
@@ -332,7 +341,7 @@ fn seeds_of_splits_come_from_ranges_that_are_disjoint() {
 
 #[test]
 fn batches_keep_segments_apart_and_drop_nothing() {
-    let task = RecallTask::new(data(every_kind(), 3)).unwrap();
+    let task = GeneratedTask::new(data(every_kind(), 3)).unwrap();
     let batches = Batches::new(&task, Split::Test, 32, Position::default()).unwrap();
     let per_epoch = batches.per_epoch();
     let batches: Vec<_> = batches.rest_of_epoch().collect::<Result<_, _>>().unwrap();
@@ -341,7 +350,7 @@ fn batches_keep_segments_apart_and_drop_nothing() {
     for batch in &batches {
         rows[batch.group] += batch.rows as u64;
         assert_eq!(batch.inputs.len(), batch.rows * batch.time * batch.channels);
-        assert_eq!(batch.labels(), batch.rows * task.generator(Split::Test, batch.group).unwrap().num_kv_pairs());
+        assert_eq!(batch.labels(), batch.rows * task.generator(Split::Test, batch.group).unwrap().asked());
     }
     assert_eq!(rows, task.groups(Split::Test));
     assert!(batches.is_sorted_by_key(|batch| batch.group), "segments come in their order");
@@ -349,7 +358,7 @@ fn batches_keep_segments_apart_and_drop_nothing() {
 
 #[test]
 fn a_second_pass_repeats_the_first_and_resumes_anywhere() {
-    let task = RecallTask::new(data(vec![RecallConfig::Mqar(mqar(128, 64, 8))], 3)).unwrap();
+    let task = GeneratedTask::new(data(vec![GeneratorConfig::Mqar(mqar(128, 64, 8))], 3)).unwrap();
     let mut batches = Batches::new(&task, Split::Train, 32, Position::default()).unwrap();
     let first: Vec<_> = (0..4).map(|_| batches.next_batch().unwrap()).collect();
     assert_eq!(first.iter().map(|b| b.rows).collect::<Vec<_>>(), [32, 32, 32, 4]);
@@ -363,7 +372,7 @@ fn a_second_pass_repeats_the_first_and_resumes_anywhere() {
 
 #[test]
 fn answers_of_a_wrong_length_are_errors() {
-    let task = RecallTask::new(data(every_kind(), 3)).unwrap();
+    let task = GeneratedTask::new(data(every_kind(), 3)).unwrap();
     let example = task.example(Split::Test, 0).unwrap();
     assert!(matches!(task.score(&example, &vec![0; 5]), Err(TaskError::AnswerShape { found: 5, expected: 64, .. })));
 }

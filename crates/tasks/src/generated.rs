@@ -1,22 +1,22 @@
-//! Recall generators as a task: segments per split, each with a seed that no segment of another split can have.
+//! Generators as a task: segments per split, each with a seed that no segment of another split can have.
 
-use super::{RecallConfig, RecallGenerator};
+use crate::generator::{Generator, GeneratorConfig};
 use crate::philox::Philox;
 use crate::task::{Metric, Split, Task, TaskError, Tokens};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// The segments of a recall experiment, as recipes write them.
+/// The segments of an experiment, as recipes write them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RecallData {
+pub struct GeneratedData {
     /// Segments to train on, in this order.
-    pub train_configs: Vec<RecallConfig>,
+    pub train_configs: Vec<GeneratorConfig>,
     /// Segments to choose by; may be none.
     #[serde(default)]
-    pub validation_configs: Vec<RecallConfig>,
+    pub validation_configs: Vec<GeneratorConfig>,
     /// Segments to report.
-    pub test_configs: Vec<RecallConfig>,
+    pub test_configs: Vec<GeneratorConfig>,
     /// What all examples are made from.
     #[serde(default = "data_seed")]
     pub seed: u64,
@@ -26,9 +26,9 @@ fn data_seed() -> u64 {
     123
 }
 
-/// Recall generators as a [`Task`].
+/// Generators as a [`Task`].
 #[derive(Debug)]
-pub struct RecallTask {
+pub struct GeneratedTask {
     train: Vec<Segment>,
     validation: Vec<Segment>,
     test: Vec<Segment>,
@@ -37,7 +37,7 @@ pub struct RecallTask {
 #[derive(Debug)]
 struct Segment {
     seed: u64,
-    generator: Box<dyn RecallGenerator>,
+    generator: Box<dyn Generator>,
 }
 
 /// Where the seeds of a split's segments come from; the ranges are disjoint, so splits never share one.
@@ -49,14 +49,14 @@ const fn seeds(split: Split) -> Range<u64> {
     }
 }
 
-impl RecallTask {
+impl GeneratedTask {
     /// The task of these settings.
     ///
     /// # Errors
     /// The first setting that cannot be.
-    pub fn new(data: RecallData) -> Result<RecallTask, TaskError> {
-        let generators = |configs: Vec<RecallConfig>| configs.into_iter().map(RecallConfig::generator).collect();
-        RecallTask::of_generators(
+    pub fn new(data: GeneratedData) -> Result<GeneratedTask, TaskError> {
+        let generators = |configs: Vec<GeneratorConfig>| configs.into_iter().map(GeneratorConfig::generator).collect();
+        GeneratedTask::of_generators(
             data.seed,
             generators(data.train_configs),
             generators(data.validation_configs),
@@ -70,11 +70,11 @@ impl RecallTask {
     /// The first setting that cannot be.
     pub fn of_generators(
         seed: u64,
-        train: Vec<Box<dyn RecallGenerator>>,
-        validation: Vec<Box<dyn RecallGenerator>>,
-        test: Vec<Box<dyn RecallGenerator>>,
-    ) -> Result<RecallTask, TaskError> {
-        let segments = |split: Split, generators: Vec<Box<dyn RecallGenerator>>| {
+        train: Vec<Box<dyn Generator>>,
+        validation: Vec<Box<dyn Generator>>,
+        test: Vec<Box<dyn Generator>>,
+    ) -> Result<GeneratedTask, TaskError> {
+        let segments = |split: Split, generators: Vec<Box<dyn Generator>>| {
             let range = seeds(split);
             let mut rng = Philox::new(seed, split as u64);
             let mut made: Vec<Segment> = Vec::with_capacity(generators.len());
@@ -90,7 +90,7 @@ impl RecallTask {
             }
             Ok::<_, TaskError>(made)
         };
-        Ok(RecallTask {
+        Ok(GeneratedTask {
             train: segments(Split::Train, train)?,
             validation: segments(Split::Validation, validation)?,
             test: segments(Split::Test, test)?,
@@ -106,33 +106,33 @@ impl RecallTask {
     }
 
     /// The generator of a group of a split, for slices of a metric by its setting.
-    pub fn generator(&self, split: Split, group: usize) -> Option<&dyn RecallGenerator> {
+    pub fn generator(&self, split: Split, group: usize) -> Option<&dyn Generator> {
         self.segments(split).get(group).map(|segment| &*segment.generator)
     }
 
-    /// What scores of a group are sliced by: `num_kv_pairs` and `input_seq_len`.
+    /// What scores of a group are sliced by: `asked` and `input_seq_len`.
     pub fn slices(&self, split: Split, group: usize) -> Vec<(&'static str, usize)> {
         self.generator(split, group).map_or(Vec::new(), |generator| {
-            vec![("num_kv_pairs", generator.num_kv_pairs()), ("input_seq_len", generator.input_seq_len())]
+            vec![("asked", generator.asked()), ("input_seq_len", generator.input_seq_len())]
         })
     }
 
-    fn of_example(&self, example: &Tokens) -> Option<&dyn RecallGenerator> {
+    fn of_example(&self, example: &Tokens) -> Option<&dyn Generator> {
         self.generator(example.split, example.group)
     }
 }
 
-impl Task for RecallTask {
+impl Task for GeneratedTask {
     type Example = Tokens;
     /// The id predicted at each position `[T]`.
     type Answer = Vec<i32>;
 
-    /// The name of its generators, or `recall` when they differ.
+    /// The name of its generators, or `generated` when they differ.
     fn name(&self) -> &str {
         let mut names = [&self.train, &self.validation, &self.test].into_iter().flatten().map(|s| s.generator.name());
         match names.next() {
             Some(first) if names.all(|name| name == first) => first,
-            _ => "recall",
+            _ => "generated",
         }
     }
 
@@ -171,7 +171,7 @@ impl Task for RecallTask {
     }
 
     fn guess(&self, example: &Tokens, rng: &mut Philox) -> Vec<i32> {
-        let values = self.of_example(example).map_or(0..1, RecallGenerator::values);
+        let values = self.of_example(example).map_or(0..1, Generator::values);
         example.targets.iter().map(|_| values.start + rng.below(values.len() as u64) as i32).collect()
     }
 
