@@ -4,7 +4,7 @@ use memwall_graph::Memory;
 use memwall_kernels::gemm::Compute;
 use memwall_nn::ModelConfig;
 use memwall_tasks::{Batches, Position, Split, Task, Tokens, metrics};
-use memwall_train::{Batch, Evaluated, Optimizer, Schedule, TrainError, Trainer, TrainerOptions};
+use memwall_train::{Batch, Evaluated, InputNoise, Optimizer, Schedule, TrainError, Trainer, TrainerOptions};
 
 use crate::{Error, Run, Trial};
 
@@ -35,6 +35,17 @@ pub(crate) enum Figure {
 impl Training {
     /// A trainer of `config` with weights of `seed`.
     pub(crate) fn trainer(&self, run: &Run, config: &ModelConfig, seed: u64) -> Result<Trainer, Error> {
+        self.noisy_trainer(run, config, seed, None)
+    }
+
+    /// A trainer whose inputs are noisy, in training and in measurements.
+    pub(crate) fn noisy_trainer(
+        &self,
+        run: &Run,
+        config: &ModelConfig,
+        seed: u64,
+        noise: Option<InputNoise>,
+    ) -> Result<Trainer, Error> {
         let options = TrainerOptions {
             tokens: self.batch * self.time,
             sequences: self.batch,
@@ -42,6 +53,7 @@ impl Training {
             compute: Compute::F32,
             recompute: 0,
             seed,
+            input_noise: noise,
             fences: false,
         };
         Trainer::new(config.clone(), options, Memory::within(run.budget())).map_err(Error::experiment)
@@ -86,18 +98,38 @@ impl Training {
         task: &T,
         split: Split,
     ) -> Result<f64, Error> {
-        let batches = Batches::new(task, split, self.batch, Position::default()).map_err(Error::experiment)?;
+        self.mean(trainer, task, split, |_, batch, evaluated| {
+            let figure = match self.figure {
+                Figure::Accuracy => accuracy(&batch.targets, evaluated)?,
+                Figure::Nats => evaluated.loss,
+            };
+            Ok((figure, batch.labels() as f64))
+        })
+    }
+
+    /// The mean of a figure over the batches of a split that are measured, each with its weight; `figure` is told the first
+    /// example of the batch. Longer sequences than those of training go in smaller batches.
+    pub(crate) fn mean<T: Task<Example = Tokens>>(
+        &self,
+        trainer: &mut Trainer,
+        task: &T,
+        split: Split,
+        figure: impl Fn(u64, &memwall_tasks::Batch, &Evaluated) -> Result<(f64, f64), Error>,
+    ) -> Result<f64, Error> {
+        let time = task.example(split, 0).map_err(Error::experiment)?.time();
+        let size = (self.batch * self.time / time.max(self.time)).max(1);
+        let mut batches = Batches::new(task, split, size, Position::default()).map_err(Error::experiment)?;
         let (mut sum, mut count) = (0.0, 0.0);
-        for batch in batches.rest_of_epoch().take(self.measured) {
-            let batch = batch.map_err(Error::experiment)?;
+        for _ in 0..self.measured {
+            let first = batches.position();
+            if first.epoch > 0 {
+                break;
+            }
+            let batch = batches.next_batch().map_err(Error::experiment)?;
             let evaluated = trainer.evaluate(&packed(&batch)).map_err(Error::experiment)?;
-            let labels = batch.labels() as f64;
-            sum += labels
-                * match self.figure {
-                    Figure::Accuracy => accuracy(&batch.targets, &evaluated)?,
-                    Figure::Nats => evaluated.loss,
-                };
-            count += labels;
+            let (value, weight) = figure(first.index, &batch, &evaluated)?;
+            sum += weight * value;
+            count += weight;
         }
         Ok(sum / count)
     }
@@ -124,18 +156,31 @@ impl Training {
         seed: u64,
     ) -> Result<(Trial, Trainer), Error> {
         let mut trainer = self.trainer(run, config, seed)?;
-        let losses = self.train(run, &mut trainer, task, rate)?;
+        let figure = |trainer: &mut Trainer, split| self.measure(trainer, task, split);
+        let trial = self.trial_of(run, &mut trainer, task, rate, figure)?;
+        Ok((trial, trainer))
+    }
+
+    /// A trial of a new trainer, with a figure of one's own.
+    pub(crate) fn trial_of<T: Task<Example = Tokens>>(
+        &self,
+        run: &Run,
+        trainer: &mut Trainer,
+        task: &T,
+        rate: f64,
+        figure: impl Fn(&mut Trainer, Split) -> Result<f64, Error>,
+    ) -> Result<Trial, Error> {
+        let losses = self.train(run, trainer, task, rate)?;
         let diverged = losses.last().is_none_or(|loss| loss.is_nan());
-        let mut figure = |split| if diverged { Ok(f64::NAN) } else { self.measure(&mut trainer, task, split) };
-        let (validation, score) = (figure(Split::Validation)?, figure(Split::Test)?);
-        let trial = Trial {
+        let mut of = |split| if diverged { Ok(f64::NAN) } else { figure(trainer, split) };
+        let (validation, score) = (of(Split::Validation)?, of(Split::Test)?);
+        Ok(Trial {
             validation,
             score,
-            parameters: parameters(&trainer),
+            parameters: parameters(trainer),
             tokens: self.steps * (self.batch * self.time) as u64,
             steps: self.steps,
-        };
-        Ok((trial, trainer))
+        })
     }
 }
 

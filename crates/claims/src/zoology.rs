@@ -10,7 +10,7 @@
 //! Falsifier: attention that sees 4 tokens, in place of attention that sees all.
 
 use memwall_nn::{AttentionConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig};
-use memwall_tasks::{MqarConfig, GeneratorConfig, GeneratedData, GeneratedTask};
+use memwall_tasks::{GeneratedData, GeneratedTask, GeneratorConfig, MqarConfig};
 
 use crate::{
     About, Bar, Better, Check, Claim, Error, Falsifier, Kind, Measured, Outcome, Run, SweepPlan, TuneOn, sweep,

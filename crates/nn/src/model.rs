@@ -41,7 +41,21 @@ impl ModelConfig {
     /// # Errors
     /// If an operator refuses its inputs.
     pub fn hidden(&self, g: &mut Graph, types: &WeightTypes, seqs: &Sequences) -> Result<Value, GraphError> {
-        let mut x = self.embed(g, types, seqs)?;
+        let x = self.embed(g, types, seqs)?;
+        self.hidden_of(g, types, seqs, x)
+    }
+
+    /// Adds the blocks and the last norm over embedded rows [N, D]: hidden states [N, D]. Each block is a segment.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn hidden_of(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        seqs: &Sequences,
+        mut x: Value,
+    ) -> Result<Value, GraphError> {
         for i in 0..self.layers.len() {
             x = self.block(g, types, seqs, i, x)?;
         }

@@ -215,6 +215,7 @@ fn planned(
         compute: t.compute.into(),
         recompute: t.recompute.unwrap_or(0),
         seed: t.seed,
+        input_noise: None,
         fences: false,
     };
     let other_bytes = ProcessMemory::read().map_or(0, |m| m.rss) + ALLOWANCE_BYTES;

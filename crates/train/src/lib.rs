@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod export;
 mod initialize;
+mod input_noise;
 pub mod language;
 mod memory_plan;
 mod metrics;
@@ -21,6 +22,7 @@ mod update;
 mod weight_decay;
 
 pub use initialize::initialize;
+pub use input_noise::InputNoise;
 pub use memory_plan::{TrainingPlan, Work};
 pub use recipe::{DataRecipe, DecayGroup, OptimizerRecipe, Precision, Recipe, RecipeError, SampleRecipe, TrainRecipe};
 pub use schedule::Schedule;

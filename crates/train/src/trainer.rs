@@ -14,6 +14,7 @@ use memwall_kernels::gemm::Compute;
 use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 
 use crate::initialize;
+use crate::input_noise::{self, InputNoise};
 use crate::memory_plan::{TrainingPlan, infeasible};
 use crate::update::Update;
 
@@ -89,6 +90,8 @@ pub struct TrainerOptions {
     pub recompute: usize,
     /// Seed of the first weights.
     pub seed: u64,
+    /// Noise on the inputs of every step and of every evaluation.
+    pub input_noise: Option<InputNoise>,
     /// Checks the arena's laws in every step (slow).
     pub fences: bool,
 }
@@ -153,7 +156,8 @@ fn build(g: &mut Graph, config: &ModelConfig, options: &TrainerOptions) -> Resul
     let sequences = g.run_dim("sequences", options.sequences)?;
     let types = WeightTypes::new();
     let seqs = Sequences::whole(g, rows, sequences)?;
-    let hidden = config.hidden(g, &types, &seqs)?;
+    let embedded = input_noise::embed(g, config, &types, &seqs, options.input_noise)?;
+    let hidden = config.hidden_of(g, &types, &seqs, embedded)?;
     let logits = config.logits(g, &types, hidden, None)?;
     let targets = g.input("targets", [memwall_graph::Dim::from(rows)], Dtype::I32)?;
     let loss = g.push(CrossEntropy, &[logits, targets])?;
@@ -394,6 +398,9 @@ fn feed(e: &mut Executor, inputs: &Inputs, batch: &Batch, options: &TrainerOptio
     e.set_dim(inputs.sequences, batch.lengths.len())?;
     e.input::<i32>(inputs.ids).copy_from_slice(&batch.ids);
     e.input::<i32>(inputs.targets).copy_from_slice(&batch.targets);
+    if let Some(noise) = options.input_noise {
+        input_noise::feed(e, noise, &batch.ids, options.seed);
+    }
     if e.reads(inputs.positions) {
         let positions = e.input::<i32>(inputs.positions).iter_mut();
         positions.zip(batch.lengths.iter().flat_map(|&l| 0..l as i32)).for_each(|(to, p)| *to = p);

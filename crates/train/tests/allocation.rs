@@ -30,8 +30,16 @@ fn a_step_allocates_nothing_alone_or_over_several_micro_batches() {
     let batches = [batch(0), batch(1), batch(2)];
     for compute in [Compute::F32, Compute::Bf16] {
         for recompute in [0, 2] {
-            let options =
-                TrainerOptions { tokens: 32, sequences: 2, threads: 2, compute, recompute, seed: 1, fences: false };
+            let options = TrainerOptions {
+                tokens: 32,
+                sequences: 2,
+                threads: 2,
+                compute,
+                recompute,
+                seed: 1,
+                input_noise: None,
+                fences: false,
+            };
             let mut trainer = Trainer::new(config.clone(), options, Memory::new()).expect("a trainer");
             let optimizer = Optimizer::default();
             for batches in [&batches[..1], &batches] {

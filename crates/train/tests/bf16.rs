@@ -40,7 +40,16 @@ fn config() -> ModelConfig {
 }
 
 fn trainer(compute: Compute) -> Trainer {
-    let o = TrainerOptions { tokens: ROWS, sequences: 2, threads: 1, compute, recompute: 1, seed: 3, fences: false };
+    let o = TrainerOptions {
+        tokens: ROWS,
+        sequences: 2,
+        threads: 1,
+        compute,
+        recompute: 1,
+        seed: 3,
+        input_noise: None,
+        fences: false,
+    };
     Trainer::new(config(), o, Memory::new()).expect("a trainer")
 }
 

@@ -42,7 +42,16 @@ fn models() -> [(&'static str, ModelConfig); 3] {
 
 /// Bits of every first moment after a step of two micro-batches, which are a tenth of the gradients, and the arena's bytes.
 fn gradients(config: &ModelConfig, threads: usize, recompute: usize, fences: bool) -> (Vec<u32>, usize) {
-    let o = TrainerOptions { tokens: 128, sequences: 3, threads, compute: Compute::F32, recompute, seed: 5, fences };
+    let o = TrainerOptions {
+        tokens: 128,
+        sequences: 3,
+        threads,
+        compute: Compute::F32,
+        recompute,
+        seed: 5,
+        input_noise: None,
+        fences,
+    };
     let mut trainer = Trainer::new(config.clone(), o, Memory::new()).expect("a trainer");
     let batch = |from: i32, lengths: &[usize]| {
         let n: usize = lengths.iter().sum();

@@ -3,16 +3,26 @@
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, GateConfig, GlaConfig, LayerConfig, MixerConfig, ModelConfig,
-    RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, GateConfig, GlaConfig, LayerConfig,
+    MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 6] =
-    ["attention", "gated_attention", "windowed_attention", "gla", "linear_attention", "short_conv"];
+pub const MIXERS: [&str; 10] = [
+    "attention",
+    "gated_attention",
+    "windowed_attention",
+    "gla",
+    "linear_attention",
+    "delta_net",
+    "gated_delta_net",
+    "negative_delta_net",
+    "kda",
+    "short_conv",
+];
 
 /// Tokens that windowed attention sees.
 const WINDOW: usize = 16;
@@ -43,10 +53,10 @@ impl Contestant {
             ModelConfig {
                 vocab_size: subject.vocabulary(budget.time),
                 d_model: budget.width,
-                max_context: budget.time,
+                max_context: subject.longest(budget.time),
                 layers: (0..budget.layers).map(layer).collect(),
                 norm_eps: 1e-5,
-                tie_embeddings: true,
+                tie_embeddings: subject.answers_are_inputs(),
                 logit_softcap: None,
                 learned_positions: false,
             }
@@ -69,6 +79,7 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         || AttentionConfig { rope: Some(RopeConfig::default()), ..AttentionConfig::new(heads, heads, head) };
     // Keys of half the width of values, as published.
     let gla = || GlaConfig::new(heads, (head / 2).max(1), head);
+    let delta = || DeltaNetConfig::new(heads, (head / 2).max(1), head);
     Ok(match part {
         "attention" => MixerConfig::Attention(attention()),
         "gated_attention" => {
@@ -77,6 +88,10 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "windowed_attention" => MixerConfig::Attention(AttentionConfig { window: Some(WINDOW), ..attention() }),
         "gla" => MixerConfig::Gla(gla()),
         "linear_attention" => MixerConfig::Gla(GlaConfig { gate: false, ..gla() }),
+        "delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::None, ..delta() }),
+        "gated_delta_net" => MixerConfig::DeltaNet(delta()),
+        "negative_delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { allow_neg_eigval: true, ..delta() }),
+        "kda" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::Channel, ..delta() }),
         "short_conv" => MixerConfig::ShortConv(ShortConvConfig { taps: TAPS, gated: true }),
         other => {
             let score = |m: &&str| strsim::jaro_winkler(m, other);

@@ -4,6 +4,8 @@
 //! best median on validation data is its own, and what is reported is the test figure at that rate.
 
 mod contestant;
+mod cost;
+mod states;
 mod subject;
 
 use std::path::Path;
@@ -19,6 +21,7 @@ use crate::{About, Better, Error, Falsifier, Progress, Run, Settings, SweepPlan,
 
 use contestant::Contestant;
 pub use contestant::MIXERS;
+pub use cost::Cost;
 pub use subject::{SUBJECTS, Subject};
 
 static ABOUT: About = About {
@@ -93,6 +96,9 @@ pub struct Placed {
     /// The median of the scores.
     #[serde(with = "null_is_nan")]
     pub median: f64,
+    /// What it takes.
+    #[serde(flatten)]
+    pub cost: Cost,
     /// What was tried, and the score of each seed at the chosen rate.
     #[serde(flatten)]
     pub arm: Arm,
@@ -111,27 +117,50 @@ pub struct Comparison {
     pub rates: Vec<f64>,
     /// The seeds.
     pub seeds: Vec<u64>,
+    /// What the same test sequences allow, where that is known: names and scores, a seed each.
+    pub bounds: Vec<Bound>,
     /// The contestants, the best first.
     pub contestants: Vec<Placed>,
 }
 
+/// The score of something that is no model, on the sequences that the models are asked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bound {
+    /// What it is.
+    pub name: String,
+    /// The score of each seed.
+    pub scores: Vec<f64>,
+}
+
 impl Comparison {
-    /// The picture: scores over learning rates, a line a contestant.
+    /// The picture: scores over learning rates, over bytes of state, over training speed, and over memory; a line or a point a
+    /// contestant.
     ///
     /// # Errors
     /// [`Error::Plot`]; `path` only names the file there.
     pub fn draw(&self, path: &Path) -> Result<String, Error> {
-        let line = |c: &Placed| Line { name: c.arm.name.clone(), points: self.points(&c.arm) };
-        let curve = Curve {
-            what: format!("{} by learning rate", self.metric),
-            x_label: "learning rate".into(),
+        let panel = |x_label: &str, lines: Vec<Line>| Curve {
+            what: format!("{} by {x_label}", self.metric),
+            x_label: x_label.into(),
             y_label: self.metric.into(),
             log_x: true,
             log_y: false,
-            lines: self.contestants.iter().map(line).collect(),
+            lines,
         };
+        let line = |c: &Placed| Line { name: c.arm.name.clone(), points: self.points(&c.arm) };
+        let mut panels = vec![panel("learning rate", self.contestants.iter().map(line).collect())];
+        let by_cost = |label: &str, x: &dyn Fn(&Cost) -> f64| {
+            let point = |c: &Placed| Line {
+                name: c.arm.name.clone(),
+                points: vec![Point { x: x(&c.cost).max(1.0), per_seed: c.arm.scores.clone() }],
+            };
+            panel(label, self.contestants.iter().map(point).collect())
+        };
+        panels.push(by_cost("bytes of state of a sequence", &|c| c.state_bytes as f64));
+        panels.push(by_cost("training, tokens/s", &|c| c.tokens_per_second));
+        panels.push(by_cost("memory of a training step, bytes", &|c| c.step_bytes as f64));
         let best = self.contestants.first().map_or("", |c| &c.arm.name);
-        plot::curves(&format!("{}: best is {best}", self.task), &[curve], path)
+        plot::curves(&format!("{}: best is {best}", self.task), &panels, path)
     }
 
     fn points(&self, arm: &Arm) -> Vec<Point> {
@@ -181,20 +210,35 @@ pub fn compare(
                 let task = TextTask::new(corpus.clone(), budget.time, subject.vocabulary(budget.time), seed);
                 training.trial(&run, model, &task.map_err(Error::experiment)?, rate, seed)
             }
-            None => training.trial(&run, model, &subject.recall(budget, training.measured, seed)?, rate, seed),
+            None if subject.is_selectivity() => {
+                let task = subject.selectivity(budget, training.measured, seed)?;
+                states::trial(&run, &training, model, &task, subject.noise(), rate, seed)
+            }
+            None => training.trial(&run, model, &subject.generated(budget, training.measured, seed)?, rate, seed),
         }
     })?;
-    Ok(ranked(subject, swept, settings))
+    let mut bounds = Vec::new();
+    if subject.is_selectivity() {
+        let task = |seed: &u64| subject.selectivity(budget, training.measured, *seed);
+        let tasks = settings.seeds.iter().map(task).collect::<Result<Vec<_>, _>>()?;
+        bounds = states::bounds(&tasks, &training)?;
+    }
+    let costs = contestants.iter().map(|c| cost::of(&run, &training, c, subject)).collect::<Result<Vec<_>, _>>()?;
+    Ok(ranked(subject, swept, costs, bounds, settings))
 }
 
-fn ranked(subject: Subject, swept: Sweep, settings: &Settings) -> Comparison {
+fn ranked(subject: Subject, swept: Sweep, costs: Vec<Cost>, bounds: Vec<Bound>, settings: &Settings) -> Comparison {
     let median = |scores: &[f64]| {
         let mut sorted = scores.to_vec();
         sorted.sort_by(f64::total_cmp);
         if sorted.iter().any(|x| x.is_nan()) { f64::NAN } else { sorted[sorted.len() / 2] }
     };
-    let mut contestants: Vec<Placed> =
-        swept.arms.into_iter().map(|arm| Placed { median: median(&arm.scores), arm }).collect();
+    let mut contestants: Vec<Placed> = swept
+        .arms
+        .into_iter()
+        .zip(costs)
+        .map(|(arm, cost)| Placed { median: median(&arm.scores), cost, arm })
+        .collect();
     // What diverged comes last.
     let badness = |c: &Placed| match (c.median.is_nan(), subject.higher_is_better()) {
         (true, _) => f64::INFINITY,
@@ -208,6 +252,7 @@ fn ranked(subject: Subject, swept: Sweep, settings: &Settings) -> Comparison {
         higher_is_better: subject.higher_is_better(),
         rates: swept.rates,
         seeds: settings.seeds.clone(),
+        bounds,
         contestants,
     }
 }
@@ -254,6 +299,27 @@ mod tests {
         assert!(best.arm.name == "short_conv+gla" && best.median < 1.2, "{}: {}", best.arm.name, best.median);
         let svg = made.draw(Path::new("x.svg")).expect("a picture");
         assert!(svg.starts_with("<svg") && svg.contains("short_conv+gla") && svg.contains("learning rate"));
+    }
+
+    #[test]
+    fn every_task_is_learned_from_and_hidden_states_have_bounds() {
+        let settings = Settings { threads: 1, ..Settings::default() };
+        let budget = Budget { steps: 2, batch: 4, parameters: 40_000, ..budget() };
+        for subject in SUBJECTS.into_iter().filter(|&s| s != Subject::Text) {
+            let arms = names(&["gla", "gated_delta_net"]);
+            let made = compare(&arms, subject, &budget, &[], &settings, &|_| ()).expect("they train");
+            assert_eq!(made.bounds.is_empty(), !subject.is_selectivity(), "{subject:?}");
+            for c in &made.contestants {
+                assert!((0.0..=1.0).contains(&c.median), "{subject:?}: {}", c.median);
+                assert!(c.cost.state_bytes > 0 && c.cost.step_bytes > 0 && c.cost.tokens_per_second > 0.0);
+            }
+            if let [filter, common, last @ ..] = &made.bounds[..] {
+                assert!(filter.scores.iter().all(|&s| s > 0.8), "{subject:?}: {filter:?}");
+                // Sequences of 16 steps with gaps of 10 have two symbols, so that the first alone tells much.
+                assert!(common.scores.iter().zip(&filter.scores).all(|(c, f)| c < f), "{subject:?}: {common:?}");
+                assert_eq!(last.len(), 4);
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use memwall_nn::{
     AttentionConfig, ChannelConfig, GlaConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig,
 };
-use memwall_tasks::{ForgettingMqarConfig, LongFillerMqarConfig, QueryPlaces, GeneratorConfig, GeneratedData, GeneratedTask};
+use memwall_tasks::{
+    ForgettingMqarConfig, GeneratedData, GeneratedTask, GeneratorConfig, LongFillerMqarConfig, QueryPlaces,
+};
 
 use crate::{
     Better, Error, Run, SweepPlan, TuneOn,

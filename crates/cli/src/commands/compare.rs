@@ -18,11 +18,12 @@ use crate::load;
 /// Arguments of `memwall compare`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Contestants: attention, gated_attention, windowed_attention, gla, linear_attention, short_conv, or several of them
-    /// joined by +, which are repeated over the layers
+    /// Contestants: attention, gated_attention, windowed_attention, gla, linear_attention, delta_net, gated_delta_net,
+    /// negative_delta_net, kda, short_conv, or several of them joined by +, which are repeated over the layers
     #[arg(required = true, num_args = 2..)]
     contestants: Vec<String>,
-    /// mqar, mqar-forgetting, mqar-long-filler or text
+    /// mqar, mqar-forgetting, mqar-long-filler, copying, selective-copying, parity, state-tracking-s3, state-tracking-s5,
+    /// selectivity-memory, selectivity, selectivity-distractors, selectivity-long-gaps or text
     #[arg(long, value_name = "TASK", value_parser = subject)]
     task: Subject,
     /// The most parameters of each; what mixers leave goes to the channel layers
@@ -58,7 +59,7 @@ pub struct Args {
     /// Exit with 1 unless this contestant is the best
     #[arg(long, value_name = "CONTESTANT")]
     expect: Option<String>,
-    /// Draw scores over learning rates, as SVG
+    /// Draw scores over learning rates, state bytes, tokens/s and memory, as SVG
     #[arg(long, value_name = "SVG")]
     plot: Option<PathBuf>,
     /// Threads; without it, as many as there are processors
@@ -147,22 +148,29 @@ fn table(out: &mut impl Write, made: &Comparison) -> std::io::Result<()> {
     )?;
     writeln!(
         out,
-        "{:34} {:>8}  {:24} {:>8} {:>10} {:>10}",
-        "contestant", "median", "seeds", "rate", "parameters", "tokens"
+        "{:34} {:>8}  {:24} {:>8} {:>10} {:>10} {:>12} {:>10} {:>10}",
+        "contestant", "median", "seeds", "rate", "parameters", "tokens", "state, bytes", "step, MiB", "tokens/s"
     )?;
     for c in &made.contestants {
         let seeds: Vec<String> = c.arm.scores.iter().map(|s| format!("{s:.4}")).collect();
         let edge = if c.arm.at_the_edge { "*" } else { "" };
         writeln!(
             out,
-            "{:34} {:8.4}  {:24} {:>8} {:10} {:10}",
+            "{:34} {:8.4}  {:24} {:>8} {:10} {:10} {:12} {:10.1} {:10.0}",
             c.arm.name,
             c.median,
             seeds.join(" "),
             format!("{}{edge}", c.arm.chosen_rate),
             c.arm.parameters,
-            c.arm.tokens
+            c.arm.tokens,
+            c.cost.state_bytes,
+            c.cost.step_bytes as f64 / f64::from(1 << 20),
+            c.cost.tokens_per_second
         )?;
+    }
+    for bound in &made.bounds {
+        let seeds: Vec<String> = bound.scores.iter().map(|s| format!("{s:.4}")).collect();
+        writeln!(out, "{:34} {:>8}  {:24}", bound.name, "", seeds.join(" "))?;
     }
     if made.contestants.iter().any(|c| c.arm.at_the_edge) {
         writeln!(out, "* the smallest or largest of the rates: a better one may lie beyond")?;

@@ -35,6 +35,7 @@ fn options(recipe: &Recipe, threads: usize) -> TrainerOptions {
         compute: t.compute.into(),
         recompute: t.recompute.unwrap_or(0),
         seed: t.seed,
+        input_noise: None,
         fences: false,
     }
 }
