@@ -32,6 +32,7 @@ pub mod report;
 pub mod reproduce;
 pub mod results;
 pub mod run;
+mod selectivity;
 pub mod sweep;
 pub mod systems;
 mod trial;

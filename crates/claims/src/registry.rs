@@ -5,12 +5,13 @@ use crate::{
     flashattention::FlashAttention,
     gated_attention::GatedAttention,
     gated_linear_attention::GatedLinearAttention,
+    selectivity::SelectivBench,
     systems::{System, systems},
     zoology::Zoology,
 };
 
 /// Every claim, by rising number. A new claim is one file and one line here.
-static CLAIMS: &[&dyn Claim] = &[&GatedAttention, &Zoology, &FlashAttention, &GatedLinearAttention];
+static CLAIMS: &[&dyn Claim] = &[&GatedAttention, &Zoology, &FlashAttention, &GatedLinearAttention, &SelectivBench];
 
 /// Every claim, by rising number.
 pub fn claims() -> &'static [&'static dyn Claim] {

@@ -44,31 +44,63 @@ impl Contestant {
         if mixers.len() > budget.layers {
             return Err(CompareError::Layers { name: name.into(), mixers: mixers.len(), layers: budget.layers });
         }
-        let model = |hidden: usize| {
-            let channel = match hidden {
-                0 => ChannelConfig::None,
-                hidden => ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false },
-            };
-            let layer = |i: usize| LayerConfig { mixer: mixers[i % mixers.len()].clone(), channel: channel.clone() };
-            ModelConfig {
-                vocab_size: subject.vocabulary(budget.time),
-                d_model: budget.width,
-                max_context: subject.longest(budget.time),
-                layers: (0..budget.layers).map(layer).collect(),
-                norm_eps: 1e-5,
-                tie_embeddings: subject.answers_are_inputs(),
-                logit_softcap: None,
-                learned_positions: false,
-            }
+        let frame = Frame {
+            vocabulary: subject.vocabulary(budget.time),
+            context: subject.longest(budget.time),
+            tied: subject.answers_are_inputs(),
+            width: budget.width,
+            layers: budget.layers,
+            parameters: budget.parameters,
         };
-        let count = |hidden| parameters(&model(hidden)).map_err(Error::experiment);
+        match frame.filled(&mixers).map_err(Error::experiment)? {
+            Ok(model) => Ok(Contestant { name: name.into(), model }),
+            Err(least) => Err(CompareError::Parameters { name: name.into(), least, budget: budget.parameters }),
+        }
+    }
+}
+
+/// What models of a comparison have in common.
+pub(crate) struct Frame {
+    pub(crate) vocabulary: usize,
+    pub(crate) context: usize,
+    /// One table serves inputs and answers.
+    pub(crate) tied: bool,
+    pub(crate) width: usize,
+    pub(crate) layers: usize,
+    /// The most parameters.
+    pub(crate) parameters: u64,
+}
+
+impl Frame {
+    /// The model that repeats `mixers` over its layers, with channel layers as wide as the parameters allow; the parameters
+    /// without channel layers if those are too many.
+    pub(crate) fn filled(&self, mixers: &[MixerConfig]) -> Result<Result<ModelConfig, u64>, GraphError> {
+        let count = |hidden| parameters(&self.model(mixers, hidden));
         let (least, one, two) = (count(0)?, count(1)?, count(2)?);
-        if least > budget.parameters {
-            return Err(CompareError::Parameters { name: name.into(), least, budget: budget.parameters });
+        if least > self.parameters {
+            return Ok(Err(least));
         }
         // Parameters grow by as many for each hidden channel, after the norms that the first brings.
-        let hidden = if budget.parameters < one { 0 } else { 1 + (budget.parameters - one) / (two - one) };
-        Ok(Contestant { name: name.into(), model: model(hidden as usize) })
+        let hidden = if self.parameters < one { 0 } else { 1 + (self.parameters - one) / (two - one) };
+        Ok(Ok(self.model(mixers, hidden as usize)))
+    }
+
+    fn model(&self, mixers: &[MixerConfig], hidden: usize) -> ModelConfig {
+        let channel = match hidden {
+            0 => ChannelConfig::None,
+            hidden => ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false },
+        };
+        let layer = |i: usize| LayerConfig { mixer: mixers[i % mixers.len()].clone(), channel: channel.clone() };
+        ModelConfig {
+            vocab_size: self.vocabulary,
+            d_model: self.width,
+            max_context: self.context,
+            layers: (0..self.layers).map(layer).collect(),
+            norm_eps: 1e-5,
+            tie_embeddings: self.tied,
+            logit_softcap: None,
+            learned_positions: false,
+        }
     }
 }
 

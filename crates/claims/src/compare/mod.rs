@@ -5,7 +5,7 @@
 
 mod contestant;
 mod cost;
-mod states;
+pub(crate) mod states;
 mod subject;
 
 use std::path::Path;
@@ -20,6 +20,7 @@ use crate::trial::{Figure, Training};
 use crate::{About, Better, Error, Falsifier, Progress, Run, Settings, SweepPlan, TuneOn, plot, sweep};
 
 use contestant::Contestant;
+pub(crate) use contestant::Frame;
 pub use contestant::MIXERS;
 pub use cost::Cost;
 pub use subject::{SUBJECTS, Subject};
@@ -212,7 +213,7 @@ pub fn compare(
             }
             None if subject.is_selectivity() => {
                 let task = subject.selectivity(budget, training.measured, seed)?;
-                states::trial(&run, &training, model, &task, subject.noise(), rate, seed)
+                Ok(states::trial(&run, &training, model, &task, subject.noise(), rate, seed)?.0)
             }
             None => training.trial(&run, model, &subject.generated(budget, training.measured, seed)?, rate, seed),
         }

@@ -3,7 +3,7 @@
 use memwall_nn::ModelConfig;
 use memwall_tasks::selectivity::{Selectivity, element_accuracy, filter, ngram};
 use memwall_tasks::{Split, Task};
-use memwall_train::InputNoise;
+use memwall_train::{InputNoise, Trainer};
 
 use super::Bound;
 use crate::trial::Training;
@@ -13,7 +13,7 @@ use crate::{Error, Run, Trial};
 const SYMBOLS: usize = 4;
 
 /// Trains and measures the share of elements whose state is named.
-pub(super) fn trial(
+pub(crate) fn trial(
     run: &Run,
     training: &Training,
     model: &ModelConfig,
@@ -21,21 +21,30 @@ pub(super) fn trial(
     noise: Option<InputNoise>,
     rate: f64,
     seed: u64,
-) -> Result<Trial, Error> {
+) -> Result<(Trial, Trainer), Error> {
     let mut trainer = training.noisy_trainer(run, model, seed, noise)?;
-    training.trial_of(run, &mut trainer, task, rate, |trainer, split| {
-        training.mean(trainer, task, split, |first, batch, evaluated| {
-            let width = evaluated.logits.len() / batch.targets.len();
-            let (mut right, mut count) = (0.0, 0.0);
-            for row in 0..batch.rows {
-                let elements = task.elements(split, first + row as u64).map_err(Error::experiment)?;
-                let steps = row * batch.time..(row + 1) * batch.time;
-                let logits = &evaluated.logits[steps.start * width..steps.end * width];
-                right += elements.len() as f64 * element_accuracy(logits, &batch.targets[steps], &elements);
-                count += elements.len() as f64;
-            }
-            Ok((right / count, count))
-        })
+    let trial = training.trial_of(run, &mut trainer, task, rate, |t, split| measure(training, t, task, split))?;
+    Ok((trial, trainer))
+}
+
+/// The share of elements of a split whose state is named.
+pub(crate) fn measure(
+    training: &Training,
+    trainer: &mut Trainer,
+    task: &Selectivity,
+    split: Split,
+) -> Result<f64, Error> {
+    training.mean(trainer, task, split, |first, batch, evaluated| {
+        let width = evaluated.logits.len() / batch.targets.len();
+        let (mut right, mut count) = (0.0, 0.0);
+        for row in 0..batch.rows {
+            let elements = task.elements(split, first + row as u64).map_err(Error::experiment)?;
+            let steps = row * batch.time..(row + 1) * batch.time;
+            let logits = &evaluated.logits[steps.start * width..steps.end * width];
+            right += elements.len() as f64 * element_accuracy(logits, &batch.targets[steps], &elements);
+            count += elements.len() as f64;
+        }
+        Ok((right / count, count))
     })
 }
 
