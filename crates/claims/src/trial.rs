@@ -54,6 +54,7 @@ impl Training {
             recompute: 0,
             seed,
             input_noise: noise,
+            distillation: None,
             fences: false,
         };
         Trainer::new(config.clone(), options, Memory::within(run.budget())).map_err(Error::experiment)

@@ -70,7 +70,8 @@ pub fn cross_entropy_backward<T: Real>(pool: &Pool, targets: &[i32], lse: &[T], 
     });
 }
 
-struct LogSumExp<'a, T>(&'a [T]);
+/// ln Σ e^x.
+pub(crate) struct LogSumExp<'a, T>(pub(crate) &'a [T]);
 
 impl<T: Real> Kernel<T> for LogSumExp<'_, T> {
     type Out = T;
@@ -101,10 +102,11 @@ impl<T: Real> Kernel<T> for LogSumExp<'_, T> {
     }
 }
 
-struct Softmax<'a, T> {
-    row: &'a mut [T],
-    lse: T,
-    scale: T,
+/// x ← scale · e^(x − lse).
+pub(crate) struct Softmax<'a, T> {
+    pub(crate) row: &'a mut [T],
+    pub(crate) lse: T,
+    pub(crate) scale: T,
 }
 
 impl<T: Real> Kernel<T> for Softmax<'_, T> {

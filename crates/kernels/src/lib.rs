@@ -12,6 +12,7 @@ pub mod conv1d;
 pub mod cross_entropy;
 pub mod delta;
 mod disjoint;
+pub mod distillation;
 pub mod embedding;
 pub mod gemm;
 pub mod gla;

@@ -90,6 +90,7 @@ mod tests {
             recompute: 0,
             seed: 1,
             input_noise: noise,
+            distillation: None,
             fences: true,
         };
         let mut trainer = Trainer::new(config, options, Memory::new()).unwrap();

@@ -15,6 +15,7 @@ use memwall_tasks::{Corpus, CorpusError, Split};
 use memwall_tokenizer::TokenizerError;
 
 use crate::checkpoint::{self, CheckpointError, Origin};
+use crate::distillation::Teacher;
 use crate::export::{self, ExportError};
 use crate::memory_plan::{TrainingPlan, Work};
 use crate::metrics::Metrics;
@@ -40,8 +41,11 @@ pub enum LanguageError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The model file that the recipe starts from does not fit.
-    #[error(transparent)]
+    #[error("from: {0}")]
     Start(#[from] StartError),
+    /// The teacher's model file does not fit.
+    #[error("distillation.teacher: {0}")]
+    Teacher(StartError),
     /// The memory does not suffice; nothing was allocated for the training.
     #[error(transparent)]
     Budget(#[from] BudgetError),
@@ -164,17 +168,20 @@ pub fn train(
     }
 
     let start = recipe.from.as_ref().map(|file| Start::open(&options.data.join(file))).transpose()?;
-    let vocabulary = Vocabulary::of(recipe, &options.data, out, start.as_ref())?;
+    let taught = recipe.distillation.as_ref().map(|d| Start::open(&options.data.join(&d.teacher))).transpose();
+    let taught = taught.map_err(LanguageError::Teacher)?;
+    let vocabulary = Vocabulary::of(recipe, &options.data, out, start.as_ref().or(taught.as_ref()))?;
     let config = match (&start, &recipe.model) {
         (Some(start), model) => start.config(model.as_ref())?,
         (None, Some(model)) => model.clone(),
         (None, None) => return Err(LanguageError::Data { what: "the recipe has neither model nor from".into() }),
     };
     vocabulary.check(&config, recipe)?;
+    let teacher_config = taught.as_ref().map(|t| vocabulary.teacher(t, &config, recipe)).transpose()?;
     let corpus = vocabulary.corpus(recipe, &options.data)?;
     let sample = Sample::of(recipe, &config, &vocabulary.tokenizer, options.threads)?;
 
-    let held = planned(recipe, options, &config, sample.as_ref())?;
+    let held = planned(recipe, options, &config, teacher_config.as_ref(), sample.as_ref())?;
     plan(&held);
     let _held = held.take(&options.budget)?;
     let mut memory = Memory::new();
@@ -183,6 +190,9 @@ pub fn train(
         start.load(&evaluation_graph(&config, &held.options).map_err(TrainError::from)?, &mut memory)?;
     }
     let mut trainer = Trainer::new(config, held.options, memory)?;
+    if let (Some(file), Some(config)) = (&taught, &teacher_config) {
+        trainer.set_teacher(Teacher::load(file, config, &held.options).map_err(LanguageError::Teacher)?);
+    }
     weight_decay::set(&mut trainer, recipe)?;
     let origin = Origin { recipe: identity(recipe)?, text: fingerprint(&corpus) };
     if resumes {
@@ -201,6 +211,7 @@ fn planned(
     recipe: &Recipe,
     options: &LanguageOptions,
     config: &ModelConfig,
+    teacher: Option<&ModelConfig>,
     sample: Option<&Sample<'_>>,
 ) -> Result<TrainingPlan, LanguageError> {
     let t = &recipe.train;
@@ -216,10 +227,11 @@ fn planned(
         recompute: t.recompute.unwrap_or(0),
         seed: t.seed,
         input_noise: None,
+        distillation: recipe.distillation.as_ref().map(Into::into),
         fences: false,
     };
     let other_bytes = ProcessMemory::read().map_or(0, |m| m.rss) + ALLOWANCE_BYTES;
-    let work = Work { config, accumulate: t.accumulate, sample: sample.map(Sample::options), other_bytes };
+    let work = Work { config, accumulate: t.accumulate, teacher, sample: sample.map(Sample::options), other_bytes };
     let limit = options.budget.left();
     Ok(TrainingPlan::choose(&work, trainer_options, t.recompute.is_none(), limit)?)
 }

@@ -4,6 +4,7 @@
 //! [`Trainer`] that plans forward and backward pass as one graph; [`checkpoint`] and [`export`] keep the result.
 
 pub mod checkpoint;
+mod distillation;
 pub mod export;
 mod initialize;
 mod input_noise;
@@ -21,10 +22,14 @@ mod trainer;
 mod update;
 mod weight_decay;
 
+pub use distillation::{DistillationOptions, Teacher};
 pub use initialize::initialize;
 pub use input_noise::InputNoise;
 pub use memory_plan::{TrainingPlan, Work};
-pub use recipe::{DataRecipe, DecayGroup, OptimizerRecipe, Precision, Recipe, RecipeError, SampleRecipe, TrainRecipe};
+pub use recipe::{
+    DataRecipe, DecayGroup, DistillationRecipe, OptimizerRecipe, Precision, Recipe, RecipeError, SampleRecipe,
+    TrainRecipe,
+};
 pub use schedule::Schedule;
 pub use start::StartError;
 pub use trainer::{Batch, Evaluated, Optimizer, StepReport, TrainError, Trainer, TrainerOptions, step_graph};

@@ -6,6 +6,7 @@ use memwall_infer::{EngineOptions, InferError, step_graph};
 use memwall_nn::{ModelConfig, WeightTypes};
 use memwall_store::{Budget, BudgetError, Reservation, format_size, whole_pages};
 
+use crate::distillation::teacher_graph;
 use crate::trainer::{TrainError, TrainerOptions, evaluation_graph, planned_step};
 
 /// Bytes of a training, by account; the options are those of the trainer that they belong to.
@@ -21,6 +22,8 @@ pub struct TrainingPlan {
     pub gradients_bytes: usize,
     /// Activations of a step and of an evaluation.
     pub arena_bytes: usize,
+    /// Weights and activations of the teacher.
+    pub teacher_bytes: usize,
     /// Caches, states and activations of the text that is sampled.
     pub sample_bytes: usize,
     /// The process itself and the text.
@@ -34,6 +37,8 @@ pub struct Work<'a> {
     pub config: &'a ModelConfig,
     /// Micro-batches of a step.
     pub accumulate: usize,
+    /// The teacher, if there is one.
+    pub teacher: Option<&'a ModelConfig>,
     /// The engine that writes samples, if any are wanted.
     pub sample: Option<EngineOptions>,
     /// What the process holds besides.
@@ -68,6 +73,7 @@ impl TrainingPlan {
             moments_bytes: 2 * trained,
             gradients_bytes: gradients + summed,
             arena_bytes: arena(&step).saturating_sub(gradients) + arena(&evaluation_graph(work.config, &options)?),
+            teacher_bytes: work.teacher.map_or(Ok(0), |teacher| teacher_bytes(teacher, &options, plan))?,
             sample_bytes: work.sample.map_or(Ok(0), |engine| sample_bytes(work.config, &engine))?,
             other_bytes: work.other_bytes,
         })
@@ -79,12 +85,13 @@ impl TrainingPlan {
     }
 
     /// Names of the accounts, and their bytes.
-    pub fn accounts(&self) -> [(&'static str, usize); 6] {
+    pub fn accounts(&self) -> [(&'static str, usize); 7] {
         [
             ("weights", self.weights_bytes),
             ("moments", self.moments_bytes),
             ("gradients", self.gradients_bytes),
             ("arena", self.arena_bytes),
+            ("teacher", self.teacher_bytes),
             ("sample", self.sample_bytes),
             ("other", self.other_bytes),
         ]
@@ -142,6 +149,15 @@ pub(crate) fn infeasible(limit: usize, plan: &TrainingPlan) -> String {
         plan.options.recompute,
         accounts.join(", ")
     )
+}
+
+/// Weights and activations of a teacher.
+fn teacher_bytes(config: &ModelConfig, options: &TrainerOptions, plan: PlanOptions) -> Result<usize, TrainError> {
+    let graph = teacher_graph(config, options)?;
+    let runs = graph.max_sizes();
+    let weights = graph.values().filter(|(_, info)| matches!(info.source, Source::Weight));
+    let weights: usize = weights.map(|(_, info)| whole_pages(info.ty.bytes(&runs))).sum();
+    Ok(weights + Plan::new(&graph, plan).arena_bytes)
 }
 
 /// States and activations of an engine over weights that are there already.

@@ -1,4 +1,4 @@
-//! The first weights of a training from a model file: fine-tuning.
+//! Weights of a model file in a training: its first ones, or those of a teacher.
 //!
 //! Weights of any format become f32 master weights. What the recipe says of the model must be what the
 //! file says; the first key, tensor or vocabulary that differs is named.
@@ -18,7 +18,7 @@ use crate::read::read;
 #[non_exhaustive]
 pub enum StartError {
     /// The file is no model that memwall has, or a tensor is missing or has another shape.
-    #[error("from: {0}")]
+    #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// The recipe asks for another model.
     #[error("model.{key} is {ours} in the recipe, but {theirs} in {file}; leave [model] out to take the file's")]
@@ -33,7 +33,7 @@ pub enum StartError {
         file: String,
     },
     /// A tensor cannot be decoded.
-    #[error("from: {file}: tensor {tensor}: {error}")]
+    #[error("{file}: tensor {tensor}: {error}")]
     Format {
         /// The file.
         file: String,
@@ -43,10 +43,10 @@ pub enum StartError {
         error: FormatError,
     },
     /// There is no room for a weight.
-    #[error("from: {0}")]
+    #[error("{0}")]
     Room(#[from] GraphError),
     /// A tensor holds a NaN or an infinity.
-    #[error("from: {file}: tensor {tensor} holds {value} at {index}; training needs finite weights")]
+    #[error("{file}: tensor {tensor} holds {value} at {index}; training needs finite weights")]
     NotFinite {
         /// The file.
         file: String,

@@ -65,6 +65,36 @@ impl<'a> Vocabulary<'a> {
         Err(LanguageError::Data { what: format!("model.vocab_size is {rows}, but {of} has {tokens} tokens") })
     }
 
+    /// The model of a teacher, which must have the same tokens.
+    pub(crate) fn teacher(
+        &self,
+        teacher: &Start,
+        config: &ModelConfig,
+        recipe: &Recipe,
+    ) -> Result<ModelConfig, LanguageError> {
+        let theirs = teacher.config(None).map_err(LanguageError::Teacher)?;
+        let refused = |what: String| Err(LanguageError::Data { what: format!("distillation.teacher: {what}") });
+        if theirs.vocab_size != config.vocab_size {
+            let (found, needed) = (theirs.vocab_size, config.vocab_size);
+            return refused(format!("it has {found} tokens, the model {needed}; both need the same"));
+        }
+        if theirs.max_context < recipe.train.window {
+            let (found, needed) = (theirs.max_context, recipe.train.window);
+            return refused(format!("it reads {found} tokens, train.window is {needed}"));
+        }
+        let tokenizer = teacher.tokenizer()?;
+        let piece = |t: &Tokenizer, id: u32| t.decode(&[id], true).ok();
+        let tokens = self.tokenizer.vocab_size().min(tokenizer.vocab_size()) as u32;
+        match (0..tokens).find(|&id| piece(&tokenizer, id) != piece(&self.tokenizer, id)) {
+            Some(id) => refused(format!(
+                "its token {id} is {:?}, the model's {:?}; name its tokenizer in data.tokenizer",
+                piece(&tokenizer, id).unwrap_or_default(),
+                piece(&self.tokenizer, id).unwrap_or_default()
+            )),
+            None => Ok(theirs),
+        }
+    }
+
     /// Puts the tokenizer's keys into a GGUF file: those of the file that it came from, if that is one.
     pub(crate) fn put_gguf_keys(&self, metadata: &mut Metadata) -> Result<(), TokenizerError> {
         match self.source.and_then(Start::tokenizer_keys) {

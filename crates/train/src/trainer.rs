@@ -13,6 +13,7 @@ use memwall_kernels::Pool;
 use memwall_kernels::gemm::Compute;
 use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 
+use crate::distillation::{DistillationOptions, Teacher};
 use crate::initialize;
 use crate::input_noise::{self, InputNoise};
 use crate::memory_plan::{TrainingPlan, infeasible};
@@ -92,6 +93,8 @@ pub struct TrainerOptions {
     pub seed: u64,
     /// Noise on the inputs of every step and of every evaluation.
     pub input_noise: Option<InputNoise>,
+    /// What a teacher's share of the loss is; needs [`Trainer::set_teacher`].
+    pub distillation: Option<DistillationOptions>,
     /// Checks the arena's laws in every step (slow).
     pub fences: bool,
 }
@@ -130,10 +133,7 @@ pub struct Evaluated {
 struct Inputs {
     rows: RunDim,
     sequences: RunDim,
-    ids: Value,
-    positions: Value,
     targets: Value,
-    cu_seqlens: Option<Value>,
 }
 
 /// A model with its optimizer.
@@ -145,6 +145,7 @@ pub struct Trainer {
     eval_graph: Option<Executor>,
     inputs: Inputs,
     update: Update,
+    teacher: Option<Teacher>,
     pool: Arc<Pool>,
     steps: u64,
 }
@@ -167,7 +168,11 @@ fn build(g: &mut Graph, config: &ModelConfig, options: &TrainerOptions) -> Resul
 /// Forward and backward pass of a step, without memory for it, and the weights that it trains: what a planner reads.
 pub(crate) fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Result<(Graph, Update), GraphError> {
     let mut g = Graph::new(Dtype::F32);
-    let (loss, ..) = build(&mut g, config, options)?;
+    let (mut loss, _, logits) = build(&mut g, config, options)?;
+    if let Some(distillation) = &options.distillation {
+        let rows = g.run_dim("rows", options.tokens)?;
+        loss = distillation.loss(&mut g, rows, logits, loss)?;
+    }
     let trained = weights(&g);
     let grads = differentiate(&mut g, loss, &trained)?;
     g.output("loss", loss);
@@ -194,10 +199,7 @@ fn inputs(g: &Graph, options: &TrainerOptions) -> Result<Inputs, GraphError> {
     Ok(Inputs {
         rows: dims.run_dim("rows", options.tokens)?,
         sequences: dims.run_dim("sequences", options.sequences)?,
-        ids: find("ids")?,
-        positions: find("positions")?,
         targets: find("targets")?,
-        cu_seqlens: g.find("cu_seqlens"),
     })
 }
 
@@ -222,7 +224,18 @@ impl Trainer {
         update.moments(&mut memory)?;
         let plan = PlanOptions { fences: options.fences, ..Default::default() };
         let step_graph = Executor::new(g, plan, &mut memory, pool.clone())?;
-        Ok(Trainer { config, options, memory, step_graph, eval_graph: None, inputs, update, pool, steps: 0 })
+        Ok(Trainer {
+            config,
+            options,
+            memory,
+            step_graph,
+            eval_graph: None,
+            inputs,
+            update,
+            teacher: None,
+            pool,
+            steps: 0,
+        })
     }
 
     /// The model.
@@ -248,6 +261,11 @@ impl Trainer {
     /// Gives weights a decay of their own; where `own` says nothing the optimizer's counts.
     pub fn set_weight_decay(&mut self, own: impl Fn(&str) -> Option<f64>) {
         self.update.set_weight_decay(own);
+    }
+
+    /// Gives the teacher that the options speak of.
+    pub fn set_teacher(&mut self, teacher: Teacher) {
+        self.teacher = Some(teacher);
     }
 
     /// Steps done so far.
@@ -302,7 +320,7 @@ impl Trainer {
         let parts = micro_batches.len();
         let mut loss = 0.0;
         for (part, batch) in micro_batches.iter().enumerate() {
-            feed(&mut self.step_graph, &self.inputs, batch, &self.options)?;
+            self.feed_step(batch)?;
             if let Err(error) = self.step_graph.run(&mut self.memory) {
                 return Err(self.find_not_finite(micro_batches).unwrap_or(TrainError::Graph(error)));
             }
@@ -316,6 +334,16 @@ impl Trainer {
             return Err(self.not_finite(micro_batches, loss));
         }
         Ok(StepReport { loss, gradient_norm })
+    }
+
+    /// Gives the step's graph a batch, and what the teacher says to it.
+    fn feed_step(&mut self, batch: &Batch) -> Result<(), TrainError> {
+        feed(&mut self.step_graph, &self.inputs, batch, &self.options)?;
+        match (&self.options.distillation, &mut self.teacher) {
+            (Some(_), Some(teacher)) => teacher.teach(&mut self.step_graph, batch),
+            (Some(_), None) => Err(TrainError::Batch { what: "a step with distillation needs a teacher".into() }),
+            (None, _) => Ok(()),
+        }
     }
 
     /// Loss, nll and logits of a batch, without learning.
@@ -366,7 +394,7 @@ impl Trainer {
         self.step_graph.check_finite(true);
         let mut found = None;
         for batch in micro_batches {
-            if feed(&mut self.step_graph, &self.inputs, batch, &self.options).is_ok()
+            if self.feed_step(batch).is_ok()
                 && let Err(error @ GraphError::NotFinite { .. }) = self.step_graph.run(&mut self.memory)
             {
                 found = Some(error);
@@ -396,22 +424,30 @@ fn feed(e: &mut Executor, inputs: &Inputs, batch: &Batch, options: &TrainerOptio
     }
     e.set_dim(inputs.rows, n)?;
     e.set_dim(inputs.sequences, batch.lengths.len())?;
-    e.input::<i32>(inputs.ids).copy_from_slice(&batch.ids);
+    feed_tokens(e, batch);
     e.input::<i32>(inputs.targets).copy_from_slice(&batch.targets);
     if let Some(noise) = options.input_noise {
         input_noise::feed(e, noise, &batch.ids, options.seed);
     }
-    if e.reads(inputs.positions) {
-        let positions = e.input::<i32>(inputs.positions).iter_mut();
+    Ok(())
+}
+
+/// Gives a graph of whole sequences its tokens, and of positions and offsets what it reads.
+pub(crate) fn feed_tokens(e: &mut Executor, batch: &Batch) {
+    let input = |e: &Executor, name: &str| e.graph().find(name).filter(|&v| e.reads(v));
+    if let Some(ids) = input(e, "ids") {
+        e.input::<i32>(ids).copy_from_slice(&batch.ids);
+    }
+    if let Some(positions) = input(e, "positions") {
+        let positions = e.input::<i32>(positions).iter_mut();
         positions.zip(batch.lengths.iter().flat_map(|&l| 0..l as i32)).for_each(|(to, p)| *to = p);
     }
-    if let Some(cu) = inputs.cu_seqlens.filter(|&v| e.reads(v)) {
+    if let Some(offsets) = input(e, "cu_seqlens") {
         let mut at = 0;
         let ends = batch.lengths.iter().map(|&l| {
             at += l as i32;
             at
         });
-        e.input::<i32>(cu).iter_mut().zip(std::iter::once(0).chain(ends)).for_each(|(to, c)| *to = c);
+        e.input::<i32>(offsets).iter_mut().zip(std::iter::once(0).chain(ends)).for_each(|(to, c)| *to = c);
     }
-    Ok(())
 }

@@ -38,6 +38,7 @@ fn a_step_allocates_nothing_alone_or_over_several_micro_batches() {
                 recompute,
                 seed: 1,
                 input_noise: None,
+                distillation: None,
                 fences: false,
             };
             let mut trainer = Trainer::new(config.clone(), options, Memory::new()).expect("a trainer");

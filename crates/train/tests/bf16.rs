@@ -48,6 +48,7 @@ fn trainer(compute: Compute) -> Trainer {
         recompute: 1,
         seed: 3,
         input_noise: None,
+        distillation: None,
         fences: false,
     };
     Trainer::new(config(), o, Memory::new()).expect("a trainer")

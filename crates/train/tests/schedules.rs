@@ -50,6 +50,7 @@ fn gradients(config: &ModelConfig, threads: usize, recompute: usize, fences: boo
         recompute,
         seed: 5,
         input_noise: None,
+        distillation: None,
         fences,
     };
     let mut trainer = Trainer::new(config.clone(), o, Memory::new()).expect("a trainer");

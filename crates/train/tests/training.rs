@@ -124,8 +124,17 @@ fn a_recipe_trains_the_delta_rule_with_every_kind_of_gate() {
 
 fn steps(compute: Compute, threads: usize, recompute: usize, fences: bool) -> (Vec<f64>, usize) {
     let config = example().model.expect("a model");
-    let o =
-        TrainerOptions { tokens: 96, sequences: 3, threads, compute, recompute, seed: 3, input_noise: None, fences };
+    let o = TrainerOptions {
+        tokens: 96,
+        sequences: 3,
+        threads,
+        compute,
+        recompute,
+        seed: 3,
+        input_noise: None,
+        distillation: None,
+        fences,
+    };
     let mut trainer = Trainer::new(config, o, Memory::new()).expect("a trainer");
     let ids: Vec<i32> = (0..97).map(|i| (i * i * 7 + i) % 512).collect();
     let batch = Batch { ids: ids[..96].to_vec(), targets: ids[1..].to_vec(), lengths: vec![40, 1, 55] };
@@ -161,6 +170,7 @@ fn a_step_that_is_not_finite_names_an_operator_and_leaves_the_weights() {
         recompute: 0,
         seed: 3,
         input_noise: None,
+        distillation: None,
         fences: false,
     };
     let batch = Batch { ids: vec![1; 8], targets: vec![2; 8], lengths: vec![8] };

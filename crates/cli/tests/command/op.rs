@@ -463,6 +463,7 @@ fn the_list_documents_every_operator() {
         "swiglu",
         "embedding",
         "cross_entropy",
+        "distillation",
         "encode",
         "decode",
         "adamw",

@@ -6,6 +6,7 @@ pub mod cached_attention;
 pub mod conv1d;
 pub mod cross_entropy;
 pub mod delta;
+pub mod distillation;
 pub mod embedding;
 pub mod fill;
 pub mod gla;

@@ -25,6 +25,7 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), Wrong> {
     }
     train(recipe)?;
     optimizer(recipe)?;
+    distillation(recipe)?;
     sample(recipe)
 }
 
@@ -74,6 +75,18 @@ fn optimizer(recipe: &Recipe) -> Result<(), Wrong> {
         }
     }
     Ok(())
+}
+
+fn distillation(recipe: &Recipe) -> Result<(), Wrong> {
+    let Some(d) = &recipe.distillation else { return Ok(()) };
+    if d.top_k == 0 {
+        return wrong("distillation.top_k", "is 0, at least 1 is needed");
+    }
+    if let Some(model) = recipe.model.as_ref().filter(|m| d.top_k > m.vocab_size) {
+        return wrong("distillation.top_k", format!("is {}, but there are {} tokens", d.top_k, model.vocab_size));
+    }
+    number("distillation.temperature", d.temperature, "a number above 0", d.temperature > 0.0)?;
+    number("distillation.weight", d.weight, "above 0 and at most 1", d.weight > 0.0 && d.weight <= 1.0)
 }
 
 fn sample(recipe: &Recipe) -> Result<(), Wrong> {

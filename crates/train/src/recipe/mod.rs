@@ -9,6 +9,7 @@ use memwall_kernels::gemm::Compute;
 use memwall_nn::ModelConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::distillation::DistillationOptions;
 use crate::schedule::Schedule;
 use crate::trainer::Optimizer;
 
@@ -31,6 +32,9 @@ pub struct Recipe {
     /// AdamW's settings.
     #[serde(default)]
     pub optimizer: OptimizerRecipe,
+    /// A teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationRecipe>,
     /// Text that the model writes while it is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<SampleRecipe>,
@@ -154,6 +158,39 @@ pub struct DecayGroup {
     pub weights: Vec<String>,
     /// λ.
     pub weight_decay: f64,
+}
+
+/// A teacher whose likeliest tokens are learned from; decoupled top-K distillation as in LFM2 (arXiv 2511.23404).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillationRecipe {
+    /// A model file with the same tokens, relative to the data folder.
+    pub teacher: PathBuf,
+    /// K, the likeliest tokens of each position that the teacher tells.
+    #[serde(default = "top_k")]
+    pub top_k: usize,
+    /// τ of the comparison within them.
+    #[serde(default = "one_temperature")]
+    pub temperature: f64,
+    /// The share of the loss; the rest is cross-entropy with the text.
+    #[serde(default = "half")]
+    pub weight: f64,
+}
+
+fn top_k() -> usize {
+    32
+}
+fn one_temperature() -> f64 {
+    1.0
+}
+fn half() -> f64 {
+    0.5
+}
+
+impl From<&DistillationRecipe> for DistillationOptions {
+    fn from(d: &DistillationRecipe) -> DistillationOptions {
+        DistillationOptions { top_k: d.top_k, temperature: d.temperature, weight: d.weight }
+    }
 }
 
 /// Text that the model writes while it is trained: the same at each run of the recipe.

@@ -71,6 +71,7 @@ pub const ALL: &[Attribute] = &[
     attribute("silu", Kind::Switch, "SiLU after the convolution"),
     attribute("softcap", Kind::Number, "c: scores become c·tanh(score/c); none if absent"),
     attribute("step", Kind::Count, "t, from 1 on; 1 if absent"),
+    attribute("temperature", Kind::Number, "τ of the comparison within the teacher's ids, above 0; 1 if absent"),
     attribute("theta", Kind::Number, "base of the frequencies; 10000 if absent"),
     attribute("weight-decay", Kind::Number, "λ; 0 if absent"),
     attribute(

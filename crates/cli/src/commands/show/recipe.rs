@@ -36,6 +36,7 @@ fn options(recipe: &Recipe, threads: usize) -> TrainerOptions {
         recompute: t.recompute.unwrap_or(0),
         seed: t.seed,
         input_noise: None,
+        distillation: None,
         fences: false,
     }
 }

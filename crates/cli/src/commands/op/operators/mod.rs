@@ -5,6 +5,7 @@ mod attention;
 mod conv1d;
 mod cross_entropy;
 mod delta;
+mod distillation;
 mod encoded;
 mod gla;
 mod layers;
@@ -38,6 +39,7 @@ pub const ALL: &[&Operator] = &[
     &norm::SOFTMAX,
     &rope::ROPE,
     &cross_entropy::CROSS_ENTROPY,
+    &distillation::DISTILLATION,
     &pointwise::ADD,
     &pointwise::SUB,
     &pointwise::MUL,
