@@ -369,6 +369,7 @@ fn is_quantized(t: &MixTensor) -> bool {
         "per_layer_model_proj",
         "ssm_conv1d",
         "shortconv.conv.weight",
+        "memory_bank.weight",
         "indexer.k_proj.weight",
         "indexer.q_proj.weight",
         "time_mix_first.weight",

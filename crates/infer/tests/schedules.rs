@@ -9,8 +9,8 @@ use memwall_graph::check::pseudo_random;
 use memwall_graph::{Graph, Source};
 use memwall_infer::{Engine, EngineOptions, InferError, Model, StepRows, Wanted};
 use memwall_nn::{
-    AttentionConfig, CONFIG_KEY, ChannelConfig, GlaConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig,
-    Sequences, ShortConvConfig, WeightTypes,
+    AttentionConfig, CONFIG_KEY, ChannelConfig, DeltaNetConfig, GatedAssociativeConfig, GlaConfig, LayerConfig,
+    MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 /// Tokens of the prompt, so that parts of 512 are cut too.
@@ -26,6 +26,8 @@ fn mixed() -> ModelConfig {
         MixerConfig::Gla(gla),
         MixerConfig::Attention(attention),
         MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }),
+        MixerConfig::DeltaNet(DeltaNetConfig::new(2, 16, 32)),
+        MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 24, taps: 3 }),
         MixerConfig::Attention(window),
     ];
     let channel = ChannelConfig::Glu { hidden: 96, activation: Default::default(), bias: false };
@@ -57,8 +59,12 @@ fn random(path: &Path, config: &ModelConfig, matrices: Dtype) -> Model {
         .map(|(_, info)| (info.name.to_string(), info.ty.shape.sizes(&[]).axes().to_vec()))
         .collect();
     let dtype = |name: &str, shape: &[usize]| match shape {
-        [_, width] if !name.contains("conv1d") && !name.contains("conv.weight") => {
-            if matrices.row_bytes(*width).is_some() { matrices } else { Dtype::F32 }
+        [_, width] if !name.contains("conv1d") && !name.contains("conv.weight") && !name.contains("memory_bank") => {
+            if matrices.row_bytes(*width).is_some() {
+                matrices
+            } else {
+                Dtype::F32
+            }
         }
         _ => Dtype::F32,
     };

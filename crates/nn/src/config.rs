@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
+use crate::mixers::gated_associative::GatedAssociativeConfig;
 use crate::mixers::gla::GlaConfig;
 use crate::mixers::short_conv::ShortConvConfig;
 
@@ -60,6 +61,8 @@ pub enum MixerConfig {
     DeltaNet(DeltaNetConfig),
     /// A short convolution, gated or plain.
     ShortConv(ShortConvConfig),
+    /// A convolution and a look-up in learned patterns.
+    GatedAssociative(GatedAssociativeConfig),
 }
 
 /// A channel layer by name.
@@ -176,6 +179,7 @@ impl ModelConfig {
                 MixerConfig::Gla(a) => a.check(&key)?,
                 MixerConfig::DeltaNet(a) => a.check(&key)?,
                 MixerConfig::ShortConv(a) => a.check(&key)?,
+                MixerConfig::GatedAssociative(a) => a.check(&key)?,
             }
             if let ChannelConfig::Glu { hidden, .. } | ChannelConfig::Mlp { hidden, .. } = layer.channel {
                 let key = format!("layers.{i}.channel.hidden");

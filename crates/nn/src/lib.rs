@@ -22,6 +22,7 @@ pub use config::{Activation, ChannelConfig, ConfigError, LayerConfig, MixerConfi
 pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOperation, GatePosition, Granularity};
 pub use mixers::delta_net::{DeltaForm, DeltaGate, DeltaNetConfig};
 pub use mixers::gate_layout::{GateLayout, GatedRows};
+pub use mixers::gated_associative::GatedAssociativeConfig;
 pub use mixers::gla::{GlaConfig, GlaForm};
 pub use mixers::short_conv::ShortConvConfig;
 pub use mixers::{Form, Mixer};

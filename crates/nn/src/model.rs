@@ -22,6 +22,7 @@ impl MixerConfig {
             MixerConfig::Gla(m) => m,
             MixerConfig::DeltaNet(m) => m,
             MixerConfig::ShortConv(m) => m,
+            MixerConfig::GatedAssociative(m) => m,
         }
     }
 
@@ -31,6 +32,7 @@ impl MixerConfig {
             MixerConfig::Attention(_) => "self_attn",
             MixerConfig::Gla(_) | MixerConfig::DeltaNet(_) => "attn",
             MixerConfig::ShortConv(_) => "conv",
+            MixerConfig::GatedAssociative(_) => "associative",
         }
     }
 }

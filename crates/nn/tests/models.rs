@@ -9,8 +9,8 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, GateConfig, GlaConfig, GlaForm, LayerConfig,
-    MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    AttentionConfig, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, GateConfig, GatedAssociativeConfig,
+    GlaConfig, GlaForm, LayerConfig, MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -53,6 +53,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gla, recurrent", MixerConfig::Gla(gla(Some(GlaForm::Recurrent)))),
         ("gla behind convolutions", MixerConfig::Gla(GlaConfig { short_conv: Some(4), ..gla(None) })),
         ("gated convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true })),
+        ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 9, taps: 3 })),
         ("plain convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 4, gated: false })),
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
     ]

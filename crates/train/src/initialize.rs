@@ -1,5 +1,6 @@
 //! First values of weights: N(0, 0.02), norms 1, biases 0, outputs of blocks smaller by √(2 L).
 //!
+//! The bank of a gated associative memory is uniform to √(6 / (M + D)), its taps to 1/√W, as published.
 //! The gates of Mamba-2 and Gated DeltaNet, −exp(A_log) softplus(x + dt_bias), begin with exp(A_log)
 //! uniform to 16 and softplus(dt_bias) log-uniform from 0.001 to 0.1: memories of 1 to 1000 tokens and more.
 
@@ -29,6 +30,12 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
             vec![1.0; n]
         } else if info.name.ends_with(".bias") {
             vec![0.0; n]
+        } else if info.name.ends_with("memory_bank.weight") || info.name.ends_with("causal_conv.weight") {
+            let last = info.ty.shape.width().unwrap_or(1);
+            // Xavier for the bank [M, D], 1/√W for taps [D, W].
+            let bank = info.name.ends_with("memory_bank.weight");
+            let reach = if bank { (6.0 / (n / last + last) as f64).sqrt() } else { 1.0 / (last as f64).sqrt() };
+            (0..n as u64).map(|i| reach * (2.0 * uniform(stream, i) - 1.0)).collect()
         } else if info.name.ends_with(".A_log") {
             (0..n as u64).map(|i| (16.0 * (1.0 - uniform(stream, i))).ln()).collect()
         } else if info.name.ends_with(".dt_bias") {

@@ -3,15 +3,15 @@
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, GateConfig, GlaConfig, LayerConfig,
-    MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, GateConfig, GatedAssociativeConfig,
+    GlaConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 10] = [
+pub const MIXERS: [&str; 11] = [
     "attention",
     "gated_attention",
     "windowed_attention",
@@ -21,6 +21,7 @@ pub const MIXERS: [&str; 10] = [
     "gated_delta_net",
     "negative_delta_net",
     "kda",
+    "gated_associative",
     "short_conv",
 ];
 
@@ -124,6 +125,7 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "gated_delta_net" => MixerConfig::DeltaNet(delta()),
         "negative_delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { allow_neg_eigval: true, ..delta() }),
         "kda" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::Channel, ..delta() }),
+        "gated_associative" => MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: width, taps: TAPS }),
         "short_conv" => MixerConfig::ShortConv(ShortConvConfig { taps: TAPS, gated: true }),
         other => {
             let score = |m: &&str| strsim::jaro_winkler(m, other);

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod delta_net;
 pub mod gate_layout;
+pub mod gated_associative;
 pub mod gla;
 pub mod short_conv;
 

@@ -55,6 +55,7 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::Gla(c) => c.check("--config"),
         MixerConfig::DeltaNet(c) => c.check("--config"),
         MixerConfig::ShortConv(c) => c.check("--config"),
+        MixerConfig::GatedAssociative(c) => c.check("--config"),
     }?;
     let forms = config.mixer().forms();
     let form = b.form.unwrap_or(if forms.contains(&MixerForm::Parallel) { Form::Parallel } else { Form::Chunked });
@@ -72,7 +73,7 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
             gla.form = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
         }
         MixerConfig::DeltaNet(delta) => delta.form = Some(DeltaForm::Chunked),
-        MixerConfig::Attention(_) | MixerConfig::ShortConv(_) => {}
+        MixerConfig::Attention(_) | MixerConfig::ShortConv(_) | MixerConfig::GatedAssociative(_) => {}
     }
     let (rows, tokens, width) = (b.size('B'), b.size('T'), b.size('D'));
     let (_, offsets) = cu_seqlens(b)?;
