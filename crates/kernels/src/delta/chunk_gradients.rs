@@ -10,7 +10,7 @@
 
 use super::chunk::{Chunk, multiply};
 use super::chunked::ROWS;
-use super::lanes::dot;
+use crate::gla::products::dot;
 use super::scores::decay_pairs;
 use crate::Real;
 use crate::gemm::Start;

@@ -10,7 +10,8 @@
 //! again, the last segment first.
 
 use super::chunk::scaled;
-use super::lanes::{Decay, dot};
+use super::lanes::Decay;
+use crate::gla::products::dot;
 use super::recurrent::token;
 use super::{Backward, Delta};
 use crate::gla::{GateKind, state_of};
