@@ -144,7 +144,10 @@ fn sequences(cu_seqlens: &[i32]) -> impl Iterator<Item = (usize, usize)> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::laws::{gradient, values};
+    use crate::Pool;
+    use crate::gla::{Form, Gate, Gla, gla_forward, gla_scratch};
+    use crate::laws::{cast, close, gradient, values};
+    use crate::normalizer::normalize;
 
     const HEADS: usize = 3;
     const CU: [i32; 4] = [0, 9, 9, 20];
@@ -215,5 +218,66 @@ mod tests {
             );
         }
         assert!(got == want && m[..HEADS].iter().chain(&m[2 * HEADS..3 * HEADS]).all(|m| *m == 0.0));
+    }
+
+    const K: usize = 6;
+    const V: usize = 5;
+
+    /// h [N, H, V] through [`mlstm_gates`], a memory of [v, 1] and its normalizer.
+    fn mlstm<T: Real>(form: Form, q: &[T], k: &[T], v: &[T], i: &[T], f: &[T]) -> Vec<T> {
+        let [mut g, mut input, mut bound] = [(); 3].map(|()| vec![T::of(f64::NAN); i.len()]);
+        mlstm_gates(HEADS, i, f, &CU, &mut g, &mut input, &mut bound);
+        let k: Vec<T> = k.iter().enumerate().map(|(at, k)| *k * input[at / K]).collect();
+        let ones: Vec<T> = v.chunks_exact(V).flat_map(|v| [v, &[T::ONE]].concat()).collect();
+        let gla = Gla { chunk: 16, ..Gla::new(HEADS, K, V + 1) };
+        let (pool, mut o) = (Pool::new(1), vec![T::ZERO; ones.len()]);
+        let mut state = vec![T::ZERO; (CU.len() - 1) * HEADS * K * (V + 1)];
+        let mut scratch = vec![0; gla_scratch::<T>(&gla, form, 20, 1)];
+        gla_forward(&pool, &gla, form, q, &k, &ones, Gate::Head(&g), &CU, None, &mut o, &mut state, &mut scratch);
+        let mut h = vec![T::ZERO; v.len()];
+        normalize(&pool, V, 0.0, &o, Some(&bound), &mut h);
+        h
+    }
+
+    /// The definition, with logarithms of the gates' products: C, n and the bound 1 all over the largest scale.
+    fn definition(q: &[f64], k: &[f64], v: &[f64], i: &[f64], f: &[f64]) -> Vec<f64> {
+        let mut h = vec![0.0; v.len()];
+        for (start, end) in sequences(&CU) {
+            for (t, head) in (start..end).flat_map(|t| (0..HEADS).map(move |head| (t, head))) {
+                let at = |t: usize| t * HEADS + head;
+                let weight = |s: usize| i[at(s)] + (s + 1..=t).map(|r| f[at(r)]).sum::<f64>();
+                let largest = (start..=t).map(weight).fold(0.0, f64::max);
+                let (mut n, mut c) = (0.0, [0.0; V]);
+                for s in start..=t {
+                    let dot: f64 = (0..K).map(|x| q[at(t) * K + x] * k[at(s) * K + x]).sum();
+                    let share = (weight(s) - largest).exp() * dot * (K as f64).powf(-0.5);
+                    n += share;
+                    (0..V).for_each(|x| c[x] += share * v[at(s) * V + x]);
+                }
+                let d = f64::max(n.abs(), (-largest).exp());
+                (0..V).for_each(|x| h[at(t) * V + x] = c[x] / d);
+            }
+        }
+        h
+    }
+
+    #[test]
+    fn every_form_of_mlstm_equals_its_definition_at_any_gates() {
+        for scale in [1.0, 15.0, 300.0] {
+            let [i, f] = case(scale);
+            let [q, k] = [6, 7].map(|seed| values::<f64>(20 * HEADS * K, seed));
+            let v = values::<f64>(20 * HEADS * V, 8);
+            let want = definition(&q, &k, &v, &i, &f);
+            for form in [Form::Recurrent, Form::Chunked, Form::Parallel] {
+                let name = format!("{form:?}, gates to {scale}");
+                close(&name, &mlstm(form, &q, &k, &v, &i, &f), &want, 1e-11);
+                let [q, k, v, i, f] = [&q, &k, &v, &i, &f].map(|x| cast::<f64, f32>(x));
+                let got = mlstm(form, &q, &k, &v, &i, &f);
+                assert!(got.iter().all(|h| h.is_finite()), "{name} in f32");
+                if scale < 300.0 {
+                    close(&format!("{name} in f32"), &got, &want, 2e-3);
+                }
+            }
+        }
     }
 }

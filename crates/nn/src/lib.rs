@@ -23,6 +23,11 @@ pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOpe
 pub use mixers::delta_net::{DeltaForm, DeltaGate, DeltaNetConfig};
 pub use mixers::gate_layout::{GateLayout, GatedRows};
 pub use mixers::gla::{GlaConfig, GlaForm};
+pub use mixers::hgrn2::{Hgrn2Config, LowerBound};
+pub use mixers::linear_attention::{FeatureMap, LinearAttentionConfig};
+pub use mixers::mamba2::Mamba2Config;
+pub use mixers::mlstm::MlstmConfig;
+pub use mixers::retention::RetentionConfig;
 pub use mixers::short_conv::ShortConvConfig;
 pub use mixers::{Form, Mixer};
 pub use model::EMBEDDING;

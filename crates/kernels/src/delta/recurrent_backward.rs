@@ -11,9 +11,9 @@
 
 use super::chunk::scaled;
 use super::lanes::Decay;
-use crate::gla::products::dot;
 use super::recurrent::token;
 use super::{Backward, Delta};
+use crate::gla::products::dot;
 use crate::gla::{GateKind, state_of};
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};

@@ -1,7 +1,7 @@
-//! Gated linear attention as `flash-linear-attention` stores it (`GLAForCausalLM`), with softmax attention in the layers
-//! that the section `attn` lists.
+//! Models as `flash-linear-attention` stores them: one frame for all families, with softmax attention in the layers that
+//! the section `attn` lists.
 //!
-//! Source: fla-org/flash-linear-attention, `fla/models/gla`, `fla/layers/{gla,attn}.py`.
+//! Source: fla-org/flash-linear-attention, `fla/models`, `fla/layers/attn.py`.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,9 @@ use serde_json::Value;
 use super::super::CheckpointError;
 use super::super::naming::Naming;
 use super::config_json::ConfigJson;
-use super::{activation, layers};
+use super::{activation, delta_net, gla, hgrn2, layers, linear_attention, retnet, without_group};
 use crate::config::{Activation, ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
 use crate::mixers::attention::AttentionConfig;
-use crate::mixers::gla::GlaConfig;
 use crate::rope::RopeConfig;
 
 /// Tensor names; `ln_1`, `ln_2` are those of the first releases.
@@ -35,11 +34,66 @@ pub(super) const NAMING: Naming = Naming::of_folder(
 /// The hidden width of an MLP is a multiple of it.
 const HIDDEN_MULTIPLE: usize = 256;
 
-pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig, CheckpointError> {
+/// A family of this frame.
+#[derive(Clone, Copy)]
+pub(super) enum Family {
+    Gla,
+    RetNet,
+    Hgrn2,
+    DeltaNet,
+    GatedDeltaNet,
+    LinearAttention,
+}
+
+/// Where a mixer stands in its model.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Width of the model.
+    pub d_model: usize,
+    /// ε of all norms.
+    pub norm_eps: f64,
+    /// The layer's number.
+    pub layer: usize,
+    /// Layers of the model.
+    pub layers: usize,
+}
+
+impl Family {
+    /// The family that `config.json` names so.
+    pub(super) fn of(model_type: &str) -> Option<Family> {
+        Some(match model_type {
+            "gla" => Family::Gla,
+            "retnet" => Family::RetNet,
+            "hgrn2" => Family::Hgrn2,
+            "delta_net" => Family::DeltaNet,
+            "gated_deltanet" => Family::GatedDeltaNet,
+            "linear_attn" => Family::LinearAttention,
+            _ => return None,
+        })
+    }
+
+    /// Width of an MLP over that of the model, before the factor 2/3.
+    fn hidden_ratio(self) -> f64 {
+        if matches!(self, Family::RetNet) { 2.0 } else { 4.0 }
+    }
+
+    fn mixer(self, config: &ConfigJson, place: Place) -> Result<MixerConfig, CheckpointError> {
+        match self {
+            Family::Gla => gla::mixer(config, place).map(MixerConfig::Gla),
+            Family::RetNet => retnet::mixer(config, place).map(MixerConfig::Retention),
+            Family::Hgrn2 => hgrn2::mixer(config, place).map(MixerConfig::Hgrn2),
+            Family::DeltaNet => delta_net::plain(config, place).map(MixerConfig::DeltaNet),
+            Family::GatedDeltaNet => delta_net::gated(config, place).map(MixerConfig::DeltaNet),
+            Family::LinearAttention => linear_attention::mixer(config, place).map(MixerConfig::LinearAttention),
+        }
+    }
+}
+
+pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Result<ModelConfig, CheckpointError> {
     let d_model: usize = config.require("hidden_size")?;
     let max_context: usize = config.find("max_position_embeddings")?.unwrap_or(2048);
     let norm_eps: f64 = config.find("norm_eps")?.unwrap_or(1e-6);
-    let ratio: f64 = config.find("hidden_ratio")?.unwrap_or(4.0);
+    let ratio: f64 = config.find("hidden_ratio")?.unwrap_or(family.hidden_ratio());
     let hidden = match config.find::<usize>("intermediate_size")? {
         Some(hidden) => hidden,
         // A width that overflows is refused as too wide.
@@ -53,59 +107,33 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
         return Err(config.wrong("hidden_act", "is not swish, which the gate of the output is"));
     }
     let channel = ChannelConfig::Glu { hidden, activation, bias: false };
-    let gla = MixerConfig::Gla(gla(config, d_model, norm_eps)?);
-    let count = layers(config, tensors)?;
-    let (attention_layers, attention) = attention(config, d_model)?;
-    if let Some(beyond) = attention_layers.iter().find(|&&i| i >= count) {
-        return Err(config.wrong("attn.layers", format!("has layer {beyond}; num_hidden_layers is {count}")));
-    }
-    let mixer = |i| match &attention {
-        Some(attention) if attention_layers.contains(&i) => MixerConfig::Attention(attention.clone()),
-        _ => gla.clone(),
-    };
-    Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context,
-        layers: (0..count).map(|i| LayerConfig { mixer: mixer(i), channel: channel.clone() }).collect(),
-        norm_eps,
-        tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-        logit_softcap: None,
-        learned_positions: false,
-    })
-}
-
-fn gla(config: &ConfigJson, d_model: usize, norm_eps: f64) -> Result<GlaConfig, CheckpointError> {
-    config.only("use_gk", &Value::Bool(true), "a layer without gates")?;
-    config.only("use_gv", &Value::Bool(false), "gates of values")?;
-    config.only("feature_map", &Value::Null, "a map of q and k")?;
-    config.only("elementwise_affine", &Value::Bool(true), "norms without weights")?;
     // Forms and fused kernels compute the same.
     for key in
         ["attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp"]
     {
         config.get(key);
     }
-    let heads: usize = config.find("num_heads")?.unwrap_or(4);
-    let width = |key: &str, default: f64| {
-        let share: f64 = config.find(key)?.unwrap_or(default);
-        let all = (d_model as f64 * share) as usize;
-        if heads == 0 || !all.is_multiple_of(heads) || all == 0 {
-            let problem = format!("is {share}: num_heads {heads} does not divide a width of {all}");
-            return Err(config.wrong(key, problem));
-        }
-        Ok(all / heads)
+    let count = layers(config, tensors)?;
+    let (attention_layers, attention) = attention(config, d_model)?;
+    if let Some(beyond) = attention_layers.iter().find(|&&i| i >= count) {
+        return Err(config.wrong("attn.layers", format!("has layer {beyond}; num_hidden_layers is {count}")));
+    }
+    let layer = |layer| {
+        let mixer = match &attention {
+            Some(attention) if attention_layers.contains(&layer) => MixerConfig::Attention(attention.clone()),
+            _ => family.mixer(config, Place { d_model, norm_eps, layer, layers: count })?,
+        };
+        Ok(LayerConfig { mixer, channel: channel.clone() })
     };
-    let taps: usize = config.find("conv_size")?.unwrap_or(4);
-    Ok(GlaConfig {
-        kv_heads: config.find("num_kv_heads")?,
-        clamp_min: config.find("clamp_min")?,
-        gate_low_rank: config.find("gate_low_rank_dim")?.unwrap_or(16),
-        gate_logit_normalizer: config.find("gate_logit_normalizer")?.unwrap_or(16.0),
-        output_gate: config.find("use_output_gate")?.unwrap_or(true),
-        short_conv: config.find("use_short_conv")?.unwrap_or(false).then_some(taps),
+    Ok(ModelConfig {
+        vocab_size: config.require("vocab_size")?,
+        d_model,
+        max_context,
+        layers: (0..count).map(layer).collect::<Result<_, CheckpointError>>()?,
         norm_eps,
-        ..GlaConfig::new(heads, width("expand_k", 0.5)?, width("expand_v", 1.0)?)
+        tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
+        logit_softcap: None,
+        learned_positions: false,
     })
 }
 
@@ -145,12 +173,8 @@ pub(super) fn adapt(tensors: &mut BTreeMap<String, TensorInfo>, config: &ModelCo
                 }
             }
         }
-        for part in ["q", "k", "v"] {
-            if let Some(weight) = tensors.get_mut(&format!("{own}{part}_conv1d.weight"))
-                && let [channels, 1, taps] = weight.shape[..]
-            {
-                weight.shape = vec![channels, taps];
-            }
+        for part in ["q", "k", "v", "f", "i"] {
+            without_group(tensors.get_mut(&format!("{own}{part}_conv1d.weight")));
         }
         let ChannelConfig::Glu { hidden, .. } = layer.channel else { continue };
         let (gate, up) =
@@ -166,4 +190,27 @@ pub(super) fn adapt(tensors: &mut BTreeMap<String, TensorInfo>, config: &ModelCo
             tensors.insert(up, second);
         }
     }
+}
+
+/// Shares of the model's width in heads: the width of one.
+pub(super) fn head_width(
+    config: &ConfigJson,
+    d_model: usize,
+    heads: usize,
+    key: &str,
+    default: f64,
+) -> Result<usize, CheckpointError> {
+    let share: f64 = config.find(key)?.unwrap_or(default);
+    let all = (d_model as f64 * share) as usize;
+    if heads == 0 || !all.is_multiple_of(heads) || all == 0 {
+        let problem = format!("is {share}: num_heads {heads} does not divide a width of {all}");
+        return Err(config.wrong(key, problem));
+    }
+    Ok(all / heads)
+}
+
+/// Taps of the short convolutions, if there are some.
+pub(super) fn short_conv(config: &ConfigJson, default: bool) -> Result<Option<usize>, CheckpointError> {
+    let taps: usize = config.find("conv_size")?.unwrap_or(4);
+    Ok(config.find("use_short_conv")?.unwrap_or(default).then_some(taps))
 }
