@@ -9,12 +9,15 @@ use memwall_formats::{Dtype, TensorInfo};
 use memwall_fuzz::bounded;
 use memwall_nn::{Checkpoint, GgufForm};
 
-/// Tensors of a dense model, one with norms of q and k, and one with gated linear attention.
+/// Tensors of a dense model, one with norms of q and k, and some with linear memories.
 static FOLDERS: LazyLock<Vec<Vec<TensorInfo>>> = LazyLock::new(|| {
     [
         include_str!("../../crates/testdata/fixtures/hugging_face/llama_grouped/weights.json"),
         include_str!("../../crates/testdata/fixtures/hugging_face/qwen3/weights.json"),
         include_str!("../../crates/testdata/fixtures/hugging_face/gla_hybrid/weights.json"),
+        include_str!("../../crates/testdata/fixtures/hugging_face/mamba2/weights.json"),
+        include_str!("../../crates/testdata/fixtures/hugging_face/hgrn2/weights.json"),
+        include_str!("../../crates/testdata/fixtures/hugging_face/gated_deltanet/weights.json"),
     ]
     .map(|json| {
         let table: serde_json::Value = serde_json::from_str(json).expect("JSON");

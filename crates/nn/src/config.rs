@@ -6,6 +6,11 @@ use crate::mixers::attention::AttentionConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gated_associative::GatedAssociativeConfig;
 use crate::mixers::gla::GlaConfig;
+use crate::mixers::hgrn2::Hgrn2Config;
+use crate::mixers::linear_attention::LinearAttentionConfig;
+use crate::mixers::mamba2::Mamba2Config;
+use crate::mixers::mlstm::MlstmConfig;
+use crate::mixers::retention::RetentionConfig;
 use crate::mixers::short_conv::ShortConvConfig;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
@@ -59,6 +64,16 @@ pub enum MixerConfig {
     Gla(GlaConfig),
     /// The gated delta rule: DeltaNet, Gated DeltaNet, or with gates by channel.
     DeltaNet(DeltaNetConfig),
+    /// Linear attention with a feature map, and divided by the sum of keys or not.
+    LinearAttention(LinearAttentionConfig),
+    /// Retention: a fixed decay a head.
+    Retention(RetentionConfig),
+    /// Mamba-2: a selective decay a head.
+    Mamba2(Mamba2Config),
+    /// HGRN2: forget gates by channel, keys are what they leave.
+    Hgrn2(Hgrn2Config),
+    /// mLSTM: an exponential input gate, a forget gate, a normalizer.
+    Mlstm(MlstmConfig),
     /// A short convolution, gated or plain.
     ShortConv(ShortConvConfig),
     /// A convolution and a look-up in learned patterns.
@@ -174,13 +189,7 @@ impl ModelConfig {
         }
         for (i, layer) in self.layers.iter().enumerate() {
             let key = format!("layers.{i}.mixer");
-            match &layer.mixer {
-                MixerConfig::Attention(a) => a.check(&key)?,
-                MixerConfig::Gla(a) => a.check(&key)?,
-                MixerConfig::DeltaNet(a) => a.check(&key)?,
-                MixerConfig::ShortConv(a) => a.check(&key)?,
-                MixerConfig::GatedAssociative(a) => a.check(&key)?,
-            }
+            layer.mixer.check(&key)?;
             if let ChannelConfig::Glu { hidden, .. } | ChannelConfig::Mlp { hidden, .. } = layer.channel {
                 let key = format!("layers.{i}.channel.hidden");
                 if hidden == 0 {

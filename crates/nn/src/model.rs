@@ -5,7 +5,7 @@ use memwall_graph::ops::select_rows::SelectRows;
 use memwall_graph::{Graph, GraphError, Value, ops};
 
 use crate::channels::Channel;
-use crate::config::{ChannelConfig, MixerConfig, ModelConfig};
+use crate::config::{ChannelConfig, ConfigError, MixerConfig, ModelConfig};
 use crate::layers::{embedding, linear, rms_norm, tied_head};
 use crate::mixers::Mixer;
 use crate::sequences::Sequences;
@@ -21,8 +21,32 @@ impl MixerConfig {
             MixerConfig::Attention(m) => m,
             MixerConfig::Gla(m) => m,
             MixerConfig::DeltaNet(m) => m,
+            MixerConfig::LinearAttention(m) => m,
+            MixerConfig::Retention(m) => m,
+            MixerConfig::Mamba2(m) => m,
+            MixerConfig::Hgrn2(m) => m,
+            MixerConfig::Mlstm(m) => m,
             MixerConfig::ShortConv(m) => m,
             MixerConfig::GatedAssociative(m) => m,
+        }
+    }
+
+    /// Checks the mixer's own sizes; `key` is where the configuration stands.
+    ///
+    /// # Errors
+    /// Names the key that is wrong.
+    pub fn check(&self, key: &str) -> Result<(), ConfigError> {
+        match self {
+            MixerConfig::Attention(m) => m.check(key),
+            MixerConfig::Gla(m) => m.check(key),
+            MixerConfig::DeltaNet(m) => m.check(key),
+            MixerConfig::LinearAttention(m) => m.check(key),
+            MixerConfig::Retention(m) => m.check(key),
+            MixerConfig::Mamba2(m) => m.check(key),
+            MixerConfig::Hgrn2(m) => m.check(key),
+            MixerConfig::Mlstm(m) => m.check(key),
+            MixerConfig::ShortConv(m) => m.check(key),
+            MixerConfig::GatedAssociative(m) => m.check(key),
         }
     }
 
@@ -30,7 +54,13 @@ impl MixerConfig {
     pub fn name(&self) -> &'static str {
         match self {
             MixerConfig::Attention(_) => "self_attn",
-            MixerConfig::Gla(_) | MixerConfig::DeltaNet(_) => "attn",
+            MixerConfig::Gla(_)
+            | MixerConfig::DeltaNet(_)
+            | MixerConfig::LinearAttention(_)
+            | MixerConfig::Retention(_)
+            | MixerConfig::Hgrn2(_) => "attn",
+            MixerConfig::Mamba2(_) => "mixer",
+            MixerConfig::Mlstm(_) => "mlstm",
             MixerConfig::ShortConv(_) => "conv",
             MixerConfig::GatedAssociative(_) => "associative",
         }

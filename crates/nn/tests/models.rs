@@ -9,8 +9,10 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, GateConfig, GatedAssociativeConfig,
-    GlaConfig, GlaForm, LayerConfig, MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    AttentionConfig, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
+    GatedAssociativeConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound,
+    Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig,
+    WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -36,7 +38,8 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     let delta = |gate, form| DeltaNetConfig { gate, form, ..DeltaNetConfig::new(2, 6, 10) };
     let grouped = DeltaNetConfig { key_heads: Some(1), allow_neg_eigval: true, ..delta(DeltaGate::Head, None) };
     let (chunked, recurrent) = (Some(DeltaForm::Chunked), Some(DeltaForm::Recurrent));
-    vec![
+    let mut all = decaying();
+    all.extend([
         ("gated delta net, chosen form", MixerConfig::DeltaNet(delta(DeltaGate::Head, None))),
         ("gated delta net, chunked", MixerConfig::DeltaNet(delta(DeltaGate::Head, chunked))),
         ("gated delta net, recurrent", MixerConfig::DeltaNet(delta(DeltaGate::Head, recurrent))),
@@ -56,7 +59,71 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 9, taps: 3 })),
         ("plain convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 4, gated: false })),
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
-    ]
+    ]);
+    all
+}
+
+/// Memories without or with decay by head, and HGRN2's by channel, in each form.
+fn decaying() -> Vec<(&'static str, MixerConfig)> {
+    let linear = LinearAttentionConfig::new(2, 6, 10);
+    let mapped = |feature_map, normalize| LinearAttentionConfig { feature_map, normalize, ..linear.clone() };
+    let retention = RetentionConfig { norm_eps: 1e-3, ..RetentionConfig::new(2, 6, 10) };
+    let mamba2 = Mamba2Config { groups: 2, ..Mamba2Config::new(4, 6, 5) };
+    let hgrn2 = |layer| {
+        let lower_bound = Some(LowerBound { layer, layers: 3 });
+        Hgrn2Config { lower_bound, ..Hgrn2Config::new(2, 6, 10) }
+    };
+    let mlstm = MlstmConfig { norm_eps: 1e-3, ..MlstmConfig::new(2, 6, 10) };
+    let mut all = vec![
+        ("linear attention, elu", MixerConfig::LinearAttention(mapped(FeatureMap::Elu, true))),
+        ("linear attention, relu", MixerConfig::LinearAttention(mapped(FeatureMap::Relu, false))),
+        ("linear attention, exp", MixerConfig::LinearAttention(mapped(FeatureMap::Exp, true))),
+        ("linear attention, softmax", MixerConfig::LinearAttention(mapped(FeatureMap::Softmax, true))),
+        (
+            "linear attention, no norm, convolutions, shared keys",
+            MixerConfig::LinearAttention(LinearAttentionConfig {
+                output_norm: false,
+                short_conv: Some(3),
+                kv_heads: Some(1),
+                ..linear.clone()
+            }),
+        ),
+        (
+            "retention, shared keys, not turned",
+            MixerConfig::Retention(RetentionConfig {
+                kv_heads: Some(1),
+                rope: None,
+                short_conv: Some(4),
+                output_gate: false,
+                ..retention.clone()
+            }),
+        ),
+        (
+            "mamba2, one group, biases, bounded steps",
+            MixerConfig::Mamba2(Mamba2Config {
+                groups: 1,
+                bias: true,
+                conv_bias: false,
+                time_step_min: Some(0.5),
+                time_step_max: Some(1.0),
+                ..mamba2.clone()
+            }),
+        ),
+        ("hgrn2, first layer, convolutions", MixerConfig::Hgrn2(Hgrn2Config { short_conv: Some(4), ..hgrn2(0) })),
+        (
+            "mlstm, no caps, no gate",
+            MixerConfig::Mlstm(MlstmConfig { gate_soft_cap: None, output_gate: false, ..mlstm.clone() }),
+        ),
+    ];
+    for form in [None, Some(GlaForm::Parallel), Some(GlaForm::Chunked), Some(GlaForm::Recurrent)] {
+        let taylor = LinearAttentionConfig { form, ..mapped(FeatureMap::Taylor, true) };
+        all.push(("linear attention, taylor", MixerConfig::LinearAttention(taylor)));
+        all.push(("retention", MixerConfig::Retention(RetentionConfig { form, ..retention.clone() })));
+        all.push(("mamba2", MixerConfig::Mamba2(Mamba2Config { form, ..mamba2.clone() })));
+        all.push(("hgrn2", MixerConfig::Hgrn2(Hgrn2Config { form, ..hgrn2(2) })));
+        all.push(("mlstm", MixerConfig::Mlstm(MlstmConfig { form, ..mlstm.clone() })));
+    }
+    all
 }
 
 fn model(mixer: MixerConfig) -> ModelConfig {
@@ -172,4 +239,47 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
         }
     }
     Ok(())
+}
+
+#[test]
+fn wrong_sizes_of_linear_memories_are_refused_by_key() {
+    let linear = LinearAttentionConfig::new(2, 6, 10);
+    let refused = |mixer: MixerConfig| mixer.check("layers.0.mixer").expect_err("refused").to_string();
+    let cases = [
+        (MixerConfig::LinearAttention(LinearAttentionConfig { normalize: true, ..linear.clone() }), "normalize"),
+        (MixerConfig::LinearAttention(LinearAttentionConfig { key_width: 0, ..linear.clone() }), "key_width"),
+        (
+            MixerConfig::LinearAttention(LinearAttentionConfig {
+                feature_map: FeatureMap::Taylor,
+                key_width: 1 << 40,
+                ..linear.clone()
+            }),
+            "key_width",
+        ),
+        (MixerConfig::LinearAttention(LinearAttentionConfig { kv_heads: Some(0), ..linear }), "kv_heads"),
+        (MixerConfig::Retention(RetentionConfig::new(2, 5, 10)), "rope"),
+        (
+            MixerConfig::Retention(RetentionConfig { short_conv: Some(9), ..RetentionConfig::new(2, 6, 10) }),
+            "short_conv",
+        ),
+        (MixerConfig::Mamba2(Mamba2Config { groups: 3, ..Mamba2Config::new(4, 6, 5) }), "heads"),
+        (MixerConfig::Mamba2(Mamba2Config { taps: 1, ..Mamba2Config::new(4, 6, 5) }), "taps"),
+        (
+            MixerConfig::Mamba2(Mamba2Config { time_step_min: Some(f64::NAN), ..Mamba2Config::new(4, 6, 5) }),
+            "time_step_min",
+        ),
+        (
+            MixerConfig::Hgrn2(Hgrn2Config {
+                lower_bound: Some(LowerBound { layer: 3, layers: 3 }),
+                ..Hgrn2Config::new(2, 6, 10)
+            }),
+            "lower_bound.layer",
+        ),
+        (MixerConfig::Mlstm(MlstmConfig { gate_soft_cap: Some(0.0), ..MlstmConfig::new(2, 6, 10) }), "gate_soft_cap"),
+        (MixerConfig::Mlstm(MlstmConfig::new(usize::MAX, 6, 10)), "heads"),
+    ];
+    for (mixer, key) in cases {
+        let error = refused(mixer);
+        assert!(error.starts_with(&format!("layers.0.mixer.{key}")), "{key}: {error}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Tiny random models as Hugging Face folders, with reference outputs that other software computed.
 //!
-//! `fixtures/hugging_face/NAME` holds `config.json`, the shapes of the weights, and what transformers (or, for gated
-//! linear attention, the naive recurrence) made of them; `make.py` beside it says how. The weights themselves are made
+//! `fixtures/hugging_face/NAME` holds `config.json`, the shapes of the weights, and what transformers (or, for the
+//! families of flash-linear-attention, naive recurrences) made of them; `make.py` beside it says how. The weights themselves are made
 //! here, by the same formula.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 12] = [
+pub const MODELS: [&str; 22] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -25,6 +25,16 @@ pub const MODELS: [&str; 12] = [
     "gla_grouped",
     "gla_older",
     "gla_hybrid",
+    "mamba2",
+    "mamba2_tied",
+    "retnet",
+    "retnet_grouped",
+    "hgrn2",
+    "hgrn2_unbounded",
+    "delta_net",
+    "gated_deltanet",
+    "linear_attn",
+    "linear_attn_normalized",
 ];
 
 fn shape(sizes: &Value) -> Vec<usize> {

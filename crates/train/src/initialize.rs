@@ -2,11 +2,14 @@
 //!
 //! The bank of a gated associative memory is uniform to √(6 / (M + D)), its taps to 1/√W, as published.
 //! The gates of Mamba-2 and Gated DeltaNet, −exp(A_log) softplus(x + dt_bias), begin with exp(A_log)
-//! uniform to 16 and softplus(dt_bias) log-uniform from 0.001 to 0.1: memories of 1 to 1000 tokens and more.
+//! uniform to 16 and softplus(dt_bias) log-uniform from 0.001 to 0.1: memories of 1 to 1000 tokens and more. Mamba-2's
+//! D is 1; mLSTM's forget gates begin with biases from 3 to 6 over its heads; HGRN2's lower bounds rise evenly.
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Memory, Source};
 
+/// Bias of mLSTM's input gates: little is written at first.
+const INPUT_GATE: f64 = -10.0;
 /// Standard deviation of matrices.
 const DEVIATION: f64 = 0.02;
 
@@ -26,9 +29,13 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
             .name
             .bytes()
             .fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        let values: Vec<f64> = if info.name.ends_with("norm.weight") {
+        let values: Vec<f64> = if info.name.ends_with("norm.weight") || info.name.ends_with(".D") {
             vec![1.0; n]
-        } else if info.name.ends_with(".bias") {
+        } else if info.name.ends_with("igate_proj.bias") {
+            vec![INPUT_GATE; n]
+        } else if info.name.ends_with("fgate_proj.bias") {
+            (0..n).map(|i| 3.0 + 3.0 * i as f64 / (n - 1).max(1) as f64).collect()
+        } else if info.name.ends_with(".bias") || info.name.ends_with(".lower_bounds") {
             vec![0.0; n]
         } else if info.name.ends_with("memory_bank.weight") || info.name.ends_with("causal_conv.weight") {
             let last = info.ty.shape.width().unwrap_or(1);

@@ -5,7 +5,10 @@ use std::path::Path;
 use memwall_formats::Container;
 use memwall_graph::Memory;
 use memwall_kernels::gemm::Compute;
-use memwall_nn::{DeltaGate, DeltaNetConfig, MixerConfig};
+use memwall_nn::{
+    DeltaGate, DeltaNetConfig, FeatureMap, Hgrn2Config, LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig,
+    RetentionConfig,
+};
 use memwall_train::language::train;
 use memwall_train::{Batch, Optimizer, Recipe, TrainError, Trainer, TrainerOptions};
 
@@ -119,6 +122,39 @@ fn a_recipe_trains_the_delta_rule_with_every_kind_of_gate() {
         recipe.sample = None;
         let (bits, _) = run(&recipe, data, &data.join(name), false);
         assert!(bits < 1.0, "gate {name}: {bits} bits a byte of a text with log2(27) bits in about 24 bytes");
+    }
+}
+
+#[test]
+fn a_recipe_trains_every_memory_that_decays_by_head_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path();
+    std::fs::write(data.join("text.txt"), text(2000)).expect("written");
+    let linear = LinearAttentionConfig {
+        feature_map: FeatureMap::Taylor,
+        normalize: true,
+        short_conv: Some(4),
+        ..LinearAttentionConfig::new(2, 8, 32)
+    };
+    for (name, mixer) in [
+        ("linear_attention", MixerConfig::LinearAttention(linear)),
+        ("retention", MixerConfig::Retention(RetentionConfig::new(2, 16, 32))),
+        ("mamba2", MixerConfig::Mamba2(Mamba2Config::new(4, 32, 16))),
+        ("hgrn2", MixerConfig::Hgrn2(Hgrn2Config { short_conv: Some(4), ..Hgrn2Config::new(2, 32, 32) })),
+        ("mlstm", MixerConfig::Mlstm(MlstmConfig::new(2, 16, 32))),
+    ] {
+        let mut recipe = example();
+        recipe.model.as_mut().expect("a model").layers[0].mixer = mixer;
+        let written = toml::to_string(&recipe).expect("TOML");
+        assert!(written.contains(&format!("kind = \"{name}\"")), "{written}");
+        let mut recipe = Recipe::parse(Path::new("r.toml"), &written).unwrap_or_else(|e| panic!("{e}"));
+        recipe.data.files = vec!["text.txt".into()];
+        recipe.model.as_mut().expect("a model").vocab_size = 280;
+        recipe.train.steps = 60;
+        recipe.sample = None;
+        let (bits, _) = run(&recipe, data, &data.join(name), false);
+        println!("{name}: {bits} bits a byte");
+        assert!(bits < 1.5, "{name}: {bits} bits a byte of a text with log2(27) bits in about 24 bytes");
     }
 }
 

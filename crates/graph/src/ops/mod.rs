@@ -8,11 +8,14 @@ pub mod cross_entropy;
 pub mod delta;
 pub mod distillation;
 pub mod embedding;
+pub mod feature_map;
 pub mod fill;
 pub mod gla;
 pub mod linear;
 pub mod matmul;
+pub mod mlstm;
 pub mod norm;
+pub mod normalizer;
 pub mod pointwise;
 pub mod repeat_heads;
 pub mod reshape;
@@ -68,10 +71,10 @@ pub fn scale(g: &mut Graph, x: Value, c: f64) -> Result<Value, GraphError> {
     unary(g, Unary::Scale(c), x)
 }
 
-/// Rows of heads [N, 1, W] repeated for `heads` heads: [N, heads, W].
+/// Rows of G heads [N, G, W], each repeated for its group of `heads` heads: [N, heads, W].
 ///
 /// # Errors
-/// If `x` is not [N, 1, W].
+/// If `x` is not [N, G, W] with `heads` a multiple of G.
 pub fn repeat_heads(g: &mut Graph, x: Value, heads: usize) -> Result<Value, GraphError> {
     g.push1(repeat_heads::RepeatHeads { heads }, &[x])
 }

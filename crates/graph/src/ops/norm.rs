@@ -9,7 +9,8 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::Type;
 use crate::{GraphError, real};
 
-/// Each row of x, normalized and multiplied by a weight; a layer norm also has a bias. Inputs: x [.., W], weight `[W]`, bias `[W]`.
+/// Each row of x, normalized and multiplied by a weight; a layer norm may have a bias. Inputs: x [.., W], weight `[W]`,
+/// bias `[W]`; with weights for each of G groups x is [N, G, W], and weight and bias are `[G · W]`.
 #[derive(Clone, Debug)]
 pub struct Norm {
     kernel: Kernel,
@@ -24,6 +25,12 @@ impl Norm {
     /// (x − mean) / √(variance + ε) ⊙ w + b over rows of `width`.
     pub fn layer(width: usize, eps: f64) -> Norm {
         Norm { kernel: Kernel::layer(width, eps) }
+    }
+
+    /// The same with weights of its own for each of `groups` groups, the axis before the last.
+    pub fn grouped(mut self, groups: usize) -> Norm {
+        self.kernel.groups = groups;
+        self
     }
 }
 
@@ -40,7 +47,11 @@ impl Op for Norm {
         if x.shape.width() != Some(width) {
             return Err(format!("rows of {} do not have width {width}", x.shape));
         }
-        let want = Type::new([width], x.dtype);
+        let groups = self.kernel.groups;
+        if groups != 1 && (x.shape.rank() < 2 || x.shape.dims()[x.shape.rank() - 2].known() != Some(groups)) {
+            return Err(format!("x is {x}; [.., {groups}, {width}] is needed for {groups} groups"));
+        }
+        let want = Type::new([groups * width], x.dtype);
         match inputs[1..].iter().find(|t| ***t != want) {
             Some(other) => Err(format!("a weight or bias is {other}, {want} is needed")),
             None => Ok(vec![x.clone()]),

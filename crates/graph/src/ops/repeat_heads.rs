@@ -1,4 +1,4 @@
-//! One head's rows, repeated for several heads.
+//! Rows of fewer heads, each repeated for the heads of its group.
 
 use memwall_kernels::Real;
 
@@ -8,10 +8,10 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::Type;
 use crate::{GraphError, real};
 
-/// y[n, h] = x[n, 0] for h in 0..heads. Input: [N, 1, W]; output: [N, heads, W].
+/// y[n, h] = x[n, h · G / heads]. Input: [N, G, W]; output: [N, heads, W].
 #[derive(Clone, Copy, Debug)]
 pub struct RepeatHeads {
-    /// How many times.
+    /// Heads of the output, a multiple of G.
     pub heads: usize,
 }
 
@@ -21,22 +21,21 @@ impl Op for RepeatHeads {
     }
 
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
-        let [n, one, w] = inputs[0].shape.dims() else {
-            return Err(format!("x is {}, [N, 1, W] is needed", inputs[0].shape));
+        let [n, groups, w] = inputs[0].shape.dims() else {
+            return Err(format!("x is {}, [N, G, W] is needed", inputs[0].shape));
         };
-        if one.known() != Some(1) || self.heads == 0 || w.known() == Some(0) {
-            return Err(format!(
-                "x is {} for {} heads; [N, 1, W] for at least 1 is needed",
-                inputs[0].shape, self.heads
-            ));
+        let fits = groups.known().is_some_and(|groups| groups > 0 && self.heads.is_multiple_of(groups));
+        if !fits || self.heads == 0 || w.known() == Some(0) {
+            let problem = "[N, G, W] for at least 1, a multiple of G, is needed";
+            return Err(format!("x is {} for {} heads; {problem}", inputs[0].shape, self.heads));
         }
         Ok(vec![Type::new([*n, self.heads.into(), *w], inputs[0].dtype)])
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         fn go<T: Real>(io: &Io<'_>) {
-            let (heads, w) = (io.out_sizes(0).axis(1), io.out_sizes(0).axis(2));
-            for (x, y) in io.input::<T>(0).chunks_exact(w).zip(io.output::<T>(0).chunks_exact_mut(heads * w)) {
+            let (repeat, w) = (io.out_sizes(0).axis(1) / io.in_sizes(0).axis(1), io.out_sizes(0).axis(2));
+            for (x, y) in io.input::<T>(0).chunks_exact(w).zip(io.output::<T>(0).chunks_exact_mut(repeat * w)) {
                 y.chunks_exact_mut(w).for_each(|y| y.copy_from_slice(x));
             }
         }
@@ -50,7 +49,8 @@ impl Op for RepeatHeads {
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
         let Some(dy) = node.grads[0] else { return Ok(vec![None]) };
-        Ok(vec![Some(g.push1(SumHeads, &[dy])?)])
+        let groups = g.shape(node.inputs[0]).dims()[1].known().unwrap_or(1);
+        Ok(vec![Some(g.push1(SumHeads { groups }, &[dy])?)])
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
@@ -62,9 +62,11 @@ impl Op for RepeatHeads {
     }
 }
 
-/// y[n, 0] = Σ_h x[n, h], heads in ascending order.
+/// y[n, g] = Σ_h x[n, h] over the heads h of group g, in ascending order.
 #[derive(Clone, Copy, Debug)]
-struct SumHeads;
+struct SumHeads {
+    groups: usize,
+}
 
 impl Op for SumHeads {
     fn name(&self) -> &'static str {
@@ -75,13 +77,13 @@ impl Op for SumHeads {
         let [n, _, w] = inputs[0].shape.dims() else {
             return Err(format!("x is {}, [N, H, W] is needed", inputs[0].shape));
         };
-        Ok(vec![Type::new([*n, 1.into(), *w], inputs[0].dtype)])
+        Ok(vec![Type::new([*n, self.groups.into(), *w], inputs[0].dtype)])
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         fn go<T: Real>(io: &Io<'_>) {
-            let (heads, w) = (io.in_sizes(0).axis(1), io.in_sizes(0).axis(2));
-            for (x, y) in io.input::<T>(0).chunks_exact(heads * w).zip(io.output::<T>(0).chunks_exact_mut(w)) {
+            let (repeat, w) = (io.in_sizes(0).axis(1) / io.out_sizes(0).axis(1), io.in_sizes(0).axis(2));
+            for (x, y) in io.input::<T>(0).chunks_exact(repeat * w).zip(io.output::<T>(0).chunks_exact_mut(w)) {
                 y.fill(T::ZERO);
                 for x in x.chunks_exact(w) {
                     y.iter_mut().zip(x).for_each(|(y, x)| *y += *x);

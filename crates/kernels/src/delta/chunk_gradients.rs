@@ -10,11 +10,11 @@
 
 use super::chunk::{Chunk, multiply};
 use super::chunked::ROWS;
-use super::lanes::dot;
 use super::scores::decay_pairs;
 use crate::Real;
 use crate::gemm::Start;
 use crate::gla::GateKind;
+use crate::gla::products::dot;
 use crate::gla::products::{Arrays, Products};
 use crate::simd::Simd;
 

@@ -6,6 +6,7 @@
 //! a sequence is cut.
 
 use crate::Real;
+use crate::gla::products::dot;
 use crate::simd::Simd;
 
 /// How a token's state decays.
@@ -33,17 +34,6 @@ pub(super) struct Token<'a, E> {
 pub(super) struct Pending<'a, E, const V: usize, W> {
     pub k: &'a [E],
     pub u: [W; V],
-}
-
-/// The sum of products of two rows.
-#[inline(always)]
-pub(super) fn dot<S: Simd>(s: S, a: &[S::E], b: &[S::E]) -> S::E {
-    let mut sum = s.zero();
-    for i in (0..a.len()).step_by(S::LANES) {
-        let at = i..(i + S::LANES).min(a.len());
-        sum = s.fma(s.load_any(&a[at.clone()]), s.load_any(&b[at]), sum);
-    }
-    s.sum(sum)
 }
 
 /// Reads a state's rows of `lanes` lanes, `stride` elements apart: S̃ᵀ k and S̃ᵀ q of the decayed state S̃.

@@ -10,9 +10,10 @@
 //! again, the last segment first.
 
 use super::chunk::scaled;
-use super::lanes::{Decay, dot};
+use super::lanes::Decay;
 use super::recurrent::token;
 use super::{Backward, Delta};
+use crate::gla::products::dot;
 use crate::gla::{GateKind, state_of};
 use crate::simd::{Kernel, Simd};
 use crate::{Pool, Real};

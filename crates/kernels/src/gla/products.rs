@@ -3,6 +3,7 @@
 use super::pack::Rows;
 use crate::Real;
 use crate::gemm::{Compute, PackedBlock, Start, gemm_block, gemm_block_scratch};
+use crate::simd::Simd;
 
 /// Elements beyond each array, for whole vectors.
 const SLACK: usize = 16;
@@ -55,6 +56,17 @@ impl<'a, T> Arrays<'a, T> {
 /// Elements that [`Arrays`] needs for arrays of these sizes.
 pub(crate) fn elements(sizes: &[usize]) -> usize {
     sizes.iter().map(|n| n + SLACK).sum()
+}
+
+/// The sum of products of two rows.
+#[inline(always)]
+pub(crate) fn dot<S: Simd>(s: S, a: &[S::E], b: &[S::E]) -> S::E {
+    let mut sum = s.zero();
+    for i in (0..a.len()).step_by(S::LANES) {
+        let at = i..(i + S::LANES).min(a.len());
+        sum = s.fma(s.load_any(&a[at.clone()]), s.load_any(&b[at]), sum);
+    }
+    s.sum(sum)
 }
 
 /// Copies rows of the tensors into an array.

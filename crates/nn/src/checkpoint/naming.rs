@@ -69,6 +69,15 @@ impl Naming {
     ) -> Naming {
         Naming { top, layers: LAYERS, layer }
     }
+
+    /// A convention that has `layers` before the number of a layer.
+    pub(crate) const fn of_layers(
+        layers: &'static str,
+        top: &'static [(&'static str, &'static str)],
+        layer: &'static [(&'static str, &'static str)],
+    ) -> Naming {
+        Naming { top, layers, layer }
+    }
 }
 
 #[cfg(test)]

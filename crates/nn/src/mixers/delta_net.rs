@@ -17,10 +17,10 @@ use memwall_graph::{Graph, GraphError, Value};
 use memwall_kernels::delta::{Delta as Kernel, Form as KernelForm, MOST_KEYS};
 use serde::{Deserialize, Serialize};
 
-use super::short_conv::depthwise;
+use super::linear_memory::{Convolution, Layer, check_heads, state_bytes};
 use super::{Form, Mixer};
-use crate::config::{ConfigError, at_most, heads_fit};
-use crate::layers::{linear, rms_norm};
+use crate::config::{ConfigError, at_most};
+use crate::layers::linear;
 use crate::sequences::{Kept, Sequences};
 use crate::weights::WeightTypes;
 
@@ -114,23 +114,9 @@ impl DeltaNetConfig {
     /// # Errors
     /// Names the key that is wrong.
     pub fn check(&self, key: &str) -> Result<(), ConfigError> {
-        let sizes = [
-            ("heads", self.heads),
-            ("key_heads", self.key_heads()),
-            ("key_width", self.key_width),
-            ("value_width", self.value_width),
-        ];
-        for (name, n) in sizes {
-            if n == 0 {
-                return Err(ConfigError::at(format!("{key}.{name}"), "is 0, at least 1 is needed"));
-            }
-        }
-        heads_fit(&format!("{key}.heads"), self.heads, self.key_width.max(self.value_width))?;
+        let widths = [("key_width", self.key_width), ("value_width", self.value_width)];
+        check_heads(key, self.heads, ("key_heads", self.key_heads()), &widths)?;
         at_most(&format!("{key}.key_width"), self.key_width, MOST_KEYS)?;
-        if !self.heads.is_multiple_of(self.key_heads()) {
-            let problem = format!("is {}, which is no multiple of key_heads {}", self.heads, self.key_heads());
-            return Err(ConfigError::at(format!("{key}.heads"), problem));
-        }
         if self.short_conv != 0 && !(2..=8).contains(&self.short_conv) {
             return Err(ConfigError::at(format!("{key}.short_conv"), "2 to 8 taps are supported, and 0 for none"));
         }
@@ -139,6 +125,10 @@ impl DeltaNetConfig {
 
     fn key_heads(&self) -> usize {
         self.key_heads.unwrap_or(self.heads)
+    }
+
+    fn taps(&self) -> Option<usize> {
+        (self.short_conv > 0).then_some(self.short_conv)
     }
 
     /// Log-gates [N, H] or [N, H, K]: −exp(A_log) softplus(W_a x + dt_bias), A_log one a head.
@@ -194,20 +184,12 @@ impl Mixer for DeltaNetConfig {
         x: Value,
         seqs: &Sequences,
     ) -> Result<Value, GraphError> {
-        let rows = g.shape(x).dims()[0];
-        let d_model = g.shape(x).width().ok_or_else(|| g.refused("delta", "a model has a fixed width"))?;
+        let layer = Layer { types, name, x, seqs };
         let (h, hk, k_width, v_width) = (self.heads, self.key_heads(), self.key_width, self.value_width);
-        let project = |g: &mut Graph, part: &str, heads: usize, width: usize| {
-            let y = linear(g, types, &format!("{name}.{part}_proj"), x, heads * width, false)?;
-            let y = match self.short_conv {
-                0 => y,
-                taps => depthwise(g, &format!("{name}.{part}_conv1d"), y, taps, true, seqs)?,
-            };
-            ops::reshape(g, y, [rows, heads.into(), width.into()])
-        };
-        let q = project(g, "q", hk, k_width)?;
-        let k = project(g, "k", hk, k_width)?;
-        let v = project(g, "v", h, v_width)?;
+        let conv = self.taps().map(Convolution::silu);
+        let q = layer.project(g, "q", [hk, k_width], conv)?;
+        let k = layer.project(g, "k", [hk, k_width], conv)?;
+        let v = layer.project(g, "v", [h, v_width], conv)?;
         let q = self.to_length_1(g, &format!("{name}.length_1"), q)?;
         let k = self.to_length_1(g, &format!("{name}.length_1"), k)?;
         let beta = linear(g, types, &format!("{name}.b_proj"), x, h, false)?;
@@ -239,19 +221,11 @@ impl Mixer for DeltaNetConfig {
                 g.push(DeltaStep::new(kernel, shape), &inputs)?[1]
             }
         };
-        let o = rms_norm(g, &format!("{name}.o_norm"), o, self.norm_eps)?;
-        let mut o = ops::reshape(g, o, [rows, (h * v_width).into()])?;
-        if self.output_gate {
-            let s = linear(g, types, &format!("{name}.g_proj"), x, h * v_width, false)?;
-            let s = ops::unary(g, Unary::Silu, s)?;
-            o = ops::mul(g, o, s)?;
-        }
-        linear(g, types, &format!("{name}.o_proj"), o, d_model, false)
+        layer.way_out(g, "o_norm", o, self.norm_eps, self.output_gate)
     }
 
     fn state_bytes(&self, _: usize, _: &str, _: usize, _: &Sequences) -> usize {
-        let taps_kept =
-            self.short_conv.saturating_sub(1) * (2 * self.key_heads() * self.key_width + self.heads * self.value_width);
-        (self.heads * self.key_width * self.value_width + taps_kept) * 4
+        let convolved = 2 * self.key_heads() * self.key_width + self.heads * self.value_width;
+        state_bytes([self.heads, self.key_width, self.value_width], convolved, self.taps())
     }
 }

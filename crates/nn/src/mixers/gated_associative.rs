@@ -67,9 +67,7 @@ impl Mixer for GatedAssociativeConfig {
         seqs: &Sequences,
     ) -> Result<Value, GraphError> {
         let d = g.shape(x).width().ok_or_else(|| g.refused("conv1d", "a model has a fixed width"))?;
-        let local = depthwise(g, &format!("{name}.causal_conv"), x, self.taps, false, seqs)?;
-        let bias = g.weight(&format!("{name}.causal_conv.bias"), [d], g.elem())?;
-        let local = ops::add(g, local, bias)?;
+        let local = depthwise(g, &format!("{name}.causal_conv"), x, self.taps, false, true, seqs)?;
 
         let bank = g.weight(&format!("{name}.memory_bank.weight"), [self.slots, d], g.elem())?;
         let product = |b_trans| MatMul { a_trans: false, b_trans, compute: g.compute() };

@@ -4,17 +4,17 @@
 //! y = (RMSNorm_head(o) ⊙ silu(x W_g)) W_o.
 
 use memwall_graph::ops;
-use memwall_graph::ops::gla::{GateShape, Gla, GlaStep};
+use memwall_graph::ops::gla::GateShape;
 use memwall_graph::ops::pointwise::Unary;
 use memwall_graph::{Graph, GraphError, Value};
-use memwall_kernels::gla::{Form as KernelForm, Gla as Kernel};
+use memwall_kernels::gla::Gla as Kernel;
 use serde::{Deserialize, Serialize};
 
-use super::short_conv::depthwise;
+use super::linear_memory::{Convolution, Layer, check_heads, check_taps, state_bytes};
 use super::{Form, Mixer};
-use crate::config::{ConfigError, MOST_WIDTH, at_most, heads_fit};
-use crate::layers::{linear, rms_norm};
-use crate::sequences::{Kept, Sequences};
+use crate::config::{ConfigError, MOST_WIDTH, at_most};
+use crate::layers::linear;
+use crate::sequences::Sequences;
 use crate::weights::WeightTypes;
 
 /// Gated linear attention of one layer.
@@ -103,32 +103,17 @@ impl GlaConfig {
     /// # Errors
     /// Names the key that is wrong.
     pub fn check(&self, key: &str) -> Result<(), ConfigError> {
-        let sizes = [
-            ("heads", self.heads),
-            ("key_width", self.key_width),
-            ("value_width", self.value_width),
-            ("gate_low_rank", self.gate_low_rank),
-            ("kv_heads", self.kv_heads()),
-        ];
-        for (name, n) in sizes {
-            if n == 0 {
-                return Err(ConfigError::at(format!("{key}.{name}"), "is 0, at least 1 is needed"));
-            }
+        let widths = [("key_width", self.key_width), ("value_width", self.value_width)];
+        check_heads(key, self.heads, ("kv_heads", self.kv_heads()), &widths)?;
+        if self.gate_low_rank == 0 {
+            return Err(ConfigError::at(format!("{key}.gate_low_rank"), "is 0, at least 1 is needed"));
         }
-        heads_fit(&format!("{key}.heads"), self.heads, self.key_width.max(self.value_width))?;
         at_most(&format!("{key}.gate_low_rank"), self.gate_low_rank, MOST_WIDTH)?;
-        if !self.heads.is_multiple_of(self.kv_heads()) {
-            let problem = format!("is {}, which is no multiple of kv_heads {}", self.heads, self.kv_heads());
-            return Err(ConfigError::at(format!("{key}.heads"), problem));
-        }
         if self.gate_logit_normalizer.is_nan() || self.gate_logit_normalizer <= 0.0 {
             let problem = format!("is {}, a number above 0 is needed", self.gate_logit_normalizer);
             return Err(ConfigError::at(format!("{key}.gate_logit_normalizer"), problem));
         }
-        if self.short_conv.is_some_and(|w| !(2..=8).contains(&w)) {
-            return Err(ConfigError::at(format!("{key}.short_conv"), "2 to 8 taps are supported"));
-        }
-        Ok(())
+        check_taps(key, self.short_conv)
     }
 
     fn kv_heads(&self) -> usize {
@@ -161,20 +146,12 @@ impl Mixer for GlaConfig {
         x: Value,
         seqs: &Sequences,
     ) -> Result<Value, GraphError> {
-        let rows = g.shape(x).dims()[0];
-        let d_model = g.shape(x).width().ok_or_else(|| g.refused("gla", "a model has a fixed width"))?;
-        let (h, hk, k_width, v_width) = (self.heads, self.kv_heads(), self.key_width, self.value_width);
-        let project = |g: &mut Graph, part: &str, heads: usize, width: usize| {
-            let y = linear(g, types, &format!("{name}.{part}_proj"), x, heads * width, false)?;
-            let y = match self.short_conv {
-                Some(taps) => depthwise(g, &format!("{name}.{part}_conv1d"), y, taps, true, seqs)?,
-                None => y,
-            };
-            ops::reshape(g, y, [rows, heads.into(), width.into()])
-        };
-        let q = project(g, "q", h, k_width)?;
-        let k = project(g, "k", hk, k_width)?;
-        let v = project(g, "v", hk, v_width)?;
+        let layer = Layer { types, name, x, seqs };
+        let (hk, k_width) = (self.kv_heads(), self.key_width);
+        let conv = self.short_conv.map(Convolution::silu);
+        let q = layer.project(g, "q", [self.heads, k_width], conv)?;
+        let k = layer.project(g, "k", [hk, k_width], conv)?;
+        let v = layer.project(g, "v", [hk, self.value_width], conv)?;
         let gate = if self.gate {
             let low = linear(g, types, &format!("{name}.gk_proj.0"), x, self.gate_low_rank, false)?;
             let z = linear(g, types, &format!("{name}.gk_proj.1"), low, hk * k_width, true)?;
@@ -183,43 +160,16 @@ impl Mixer for GlaConfig {
             if let Some(least) = self.clamp_min {
                 z = ops::unary(g, Unary::AtLeast(least), z)?;
             }
-            Some(ops::reshape(g, z, [rows, hk.into(), k_width.into()])?)
+            Some((layer.heads(g, z, [hk, k_width])?, GateShape::Channel))
         } else {
             None
         };
-        let shape = if gate.is_some() { GateShape::Channel } else { GateShape::None };
-        let kernel = self.kernel(g);
-        let o = match &seqs.kept {
-            Kept::Whole { cu_seqlens } => {
-                let form = self.form.map(|f| match f {
-                    GlaForm::Parallel => KernelForm::Parallel,
-                    GlaForm::Chunked => KernelForm::Chunked,
-                    GlaForm::Recurrent => KernelForm::Recurrent,
-                });
-                let mut inputs = vec![q, k, v, *cu_seqlens];
-                inputs.extend(gate);
-                g.push(Gla::new(kernel, shape, form, false), &inputs)?[0]
-            }
-            Kept::Slots { rows, slots, .. } => {
-                let state = g.state(&format!("{name}.state"), [rows.slots, h, k_width, v_width], g.elem())?;
-                let mut inputs = vec![state, q, k, v, *slots];
-                inputs.extend(gate);
-                g.push(GlaStep::new(kernel, shape), &inputs)?[1]
-            }
-        };
-        let o = rms_norm(g, &format!("{name}.g_norm"), o, self.norm_eps)?;
-        let mut o = ops::reshape(g, o, [rows, (h * v_width).into()])?;
-        if self.output_gate {
-            let s = linear(g, types, &format!("{name}.g_proj"), x, h * v_width, false)?;
-            let s = ops::unary(g, Unary::Silu, s)?;
-            o = ops::mul(g, o, s)?;
-        }
-        linear(g, types, &format!("{name}.o_proj"), o, d_model, false)
+        let o = layer.recall(g, self.kernel(g), self.form, [q, k, v], gate)?;
+        layer.way_out(g, "g_norm", o, self.norm_eps, self.output_gate)
     }
 
     fn state_bytes(&self, _: usize, _: &str, _: usize, _: &Sequences) -> usize {
         let convolved = self.heads * self.key_width + self.kv_heads() * (self.key_width + self.value_width);
-        let taps_kept = self.short_conv.map_or(0, |taps| taps - 1) * convolved;
-        (self.heads * self.key_width * self.value_width + taps_kept) * 4
+        state_bytes([self.heads, self.key_width, self.value_width], convolved, self.short_conv)
     }
 }

@@ -5,6 +5,12 @@ pub mod delta_net;
 pub mod gate_layout;
 pub mod gated_associative;
 pub mod gla;
+pub mod hgrn2;
+pub mod linear_attention;
+mod linear_memory;
+pub mod mamba2;
+pub mod mlstm;
+pub mod retention;
 pub mod short_conv;
 
 use memwall_graph::{Graph, GraphError, Value};

@@ -51,7 +51,7 @@ impl ConfigJson {
     /// # Errors
     /// If it is no JSON object.
     pub(crate) fn parse(file: &Path, json: &[u8]) -> Result<ConfigJson, CheckpointError> {
-        let keys = serde_json::from_slice(json).map_err(|e| FileError::Header {
+        let keys = serde_json::from_slice(&quoted_constants(json)).map_err(|e| FileError::Header {
             file: file.to_path_buf(),
             problem: format!("should be a model's configuration in JSON, but: {e}"),
         })?;
@@ -126,6 +126,30 @@ impl ConfigJson {
         }
         unread
     }
+}
+
+/// The same text with the constants that Python writes, and JSON does not have, as strings.
+fn quoted_constants(json: &[u8]) -> Vec<u8> {
+    let (mut text, mut inside, mut rest) = (Vec::with_capacity(json.len()), false, json);
+    while let Some((&byte, after)) = rest.split_first() {
+        let constant = [&b"-Infinity"[..], b"Infinity", b"NaN"].into_iter().find(|c| !inside && rest.starts_with(c));
+        if let Some(constant) = constant {
+            text.extend([b"\"", constant, b"\""].concat());
+            rest = &rest[constant.len()..];
+            continue;
+        }
+        text.push(byte);
+        rest = after;
+        match (inside, byte, rest.split_first()) {
+            (true, b'\\', Some((&escaped, after))) => {
+                text.push(escaped);
+                rest = after;
+            }
+            (_, b'"', _) => inside = !inside,
+            _ => {}
+        }
+    }
+    text
 }
 
 /// Whether a value says no more than its absence would.
@@ -210,6 +234,15 @@ mod tests {
         let only = config.only("hidden_size", &Value::from("narrow"), "no").expect_err("wide").to_string();
         assert!(only.contains("wide") && only.contains("narrow"), "{only}");
         assert!(ConfigJson::parse(Path::new("c.json"), b"[1]").is_err());
+    }
+
+    #[test]
+    fn infinity_is_read_as_a_word_and_words_in_strings_stay() {
+        let config = parse(r#"{"limit": [0.0, Infinity], "least": -Infinity, "a": "NaN \"Infinity", "b": NaN}"#);
+        assert_eq!(config.get("limit"), Some(&serde_json::json!([0.0, "Infinity"])));
+        assert_eq!(config.get("least"), Some(&serde_json::json!("-Infinity")));
+        assert_eq!(config.get("a"), Some(&serde_json::json!("NaN \"Infinity")));
+        assert_eq!(config.get("b"), Some(&serde_json::json!("NaN")));
     }
 
     #[test]

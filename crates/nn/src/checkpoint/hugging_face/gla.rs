@@ -1,169 +1,29 @@
-//! Gated linear attention as `flash-linear-attention` stores it (`GLAForCausalLM`), with softmax attention in the layers
-//! that the section `attn` lists.
+//! The mixer of `GLAForCausalLM`.
 //!
-//! Source: fla-org/flash-linear-attention, `fla/models/gla`, `fla/layers/{gla,attn}.py`.
+//! Source: fla-org/flash-linear-attention, `fla/layers/gla.py`.
 
-use std::collections::BTreeMap;
-
-use memwall_formats::TensorInfo;
 use serde_json::Value;
 
 use super::super::CheckpointError;
-use super::super::naming::Naming;
 use super::config_json::ConfigJson;
-use super::{activation, layers};
-use crate::config::{Activation, ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
-use crate::mixers::attention::AttentionConfig;
+use super::flash_linear_attention::{Place, head_width, short_conv};
 use crate::mixers::gla::GlaConfig;
-use crate::rope::RopeConfig;
 
-/// Tensor names; `ln_1`, `ln_2` are those of the first releases.
-pub(super) const NAMING: Naming = Naming::of_folder(
-    &[("model.embed_tokens.", "model.embeddings.")],
-    &[
-        ("input_layernorm.", "attn_norm."),
-        ("input_layernorm.", "ln_1."),
-        ("post_attention_layernorm.", "mlp_norm."),
-        ("post_attention_layernorm.", "ln_2."),
-        ("attn.g_norm.", "attn.g_norm_swish_gate."),
-        // Which of the two mixers a layer has is not in the name; `adapt` goes by the configuration.
-        ("attn.", "attn."),
-        ("self_attn.", "attn."),
-    ],
-);
-
-/// The hidden width of an MLP is a multiple of it.
-const HIDDEN_MULTIPLE: usize = 256;
-
-pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig, CheckpointError> {
-    let d_model: usize = config.require("hidden_size")?;
-    let max_context: usize = config.find("max_position_embeddings")?.unwrap_or(2048);
-    let norm_eps: f64 = config.find("norm_eps")?.unwrap_or(1e-6);
-    let ratio: f64 = config.find("hidden_ratio")?.unwrap_or(4.0);
-    let hidden = match config.find::<usize>("intermediate_size")? {
-        Some(hidden) => hidden,
-        // A width that overflows is refused as too wide.
-        None => {
-            let least = (d_model as f64 * ratio * 2.0 / 3.0) as usize;
-            least.checked_next_multiple_of(HIDDEN_MULTIPLE).unwrap_or(usize::MAX)
-        }
-    };
-    let activation = activation(config)?;
-    if activation != Activation::Silu {
-        return Err(config.wrong("hidden_act", "is not swish, which the gate of the output is"));
-    }
-    let channel = ChannelConfig::Glu { hidden, activation, bias: false };
-    let gla = MixerConfig::Gla(gla(config, d_model, norm_eps)?);
-    let count = layers(config, tensors)?;
-    let (attention_layers, attention) = attention(config, d_model)?;
-    if let Some(beyond) = attention_layers.iter().find(|&&i| i >= count) {
-        return Err(config.wrong("attn.layers", format!("has layer {beyond}; num_hidden_layers is {count}")));
-    }
-    let mixer = |i| match &attention {
-        Some(attention) if attention_layers.contains(&i) => MixerConfig::Attention(attention.clone()),
-        _ => gla.clone(),
-    };
-    Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context,
-        layers: (0..count).map(|i| LayerConfig { mixer: mixer(i), channel: channel.clone() }).collect(),
-        norm_eps,
-        tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-        logit_softcap: None,
-        learned_positions: false,
-    })
-}
-
-fn gla(config: &ConfigJson, d_model: usize, norm_eps: f64) -> Result<GlaConfig, CheckpointError> {
+pub(super) fn mixer(config: &ConfigJson, place: Place) -> Result<GlaConfig, CheckpointError> {
     config.only("use_gk", &Value::Bool(true), "a layer without gates")?;
     config.only("use_gv", &Value::Bool(false), "gates of values")?;
     config.only("feature_map", &Value::Null, "a map of q and k")?;
     config.only("elementwise_affine", &Value::Bool(true), "norms without weights")?;
-    // Forms and fused kernels compute the same.
-    for key in
-        ["attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp"]
-    {
-        config.get(key);
-    }
     let heads: usize = config.find("num_heads")?.unwrap_or(4);
-    let width = |key: &str, default: f64| {
-        let share: f64 = config.find(key)?.unwrap_or(default);
-        let all = (d_model as f64 * share) as usize;
-        if heads == 0 || !all.is_multiple_of(heads) || all == 0 {
-            let problem = format!("is {share}: num_heads {heads} does not divide a width of {all}");
-            return Err(config.wrong(key, problem));
-        }
-        Ok(all / heads)
-    };
-    let taps: usize = config.find("conv_size")?.unwrap_or(4);
+    let width = |key, default| head_width(config, place.d_model, heads, key, default);
     Ok(GlaConfig {
         kv_heads: config.find("num_kv_heads")?,
         clamp_min: config.find("clamp_min")?,
         gate_low_rank: config.find("gate_low_rank_dim")?.unwrap_or(16),
         gate_logit_normalizer: config.find("gate_logit_normalizer")?.unwrap_or(16.0),
         output_gate: config.find("use_output_gate")?.unwrap_or(true),
-        short_conv: config.find("use_short_conv")?.unwrap_or(false).then_some(taps),
-        norm_eps,
+        short_conv: short_conv(config, false)?,
+        norm_eps: place.norm_eps,
         ..GlaConfig::new(heads, width("expand_k", 0.5)?, width("expand_v", 1.0)?)
     })
-}
-
-/// The layers that have softmax attention instead, and what that is.
-fn attention(config: &ConfigJson, d_model: usize) -> Result<(Vec<usize>, Option<AttentionConfig>), CheckpointError> {
-    if config.get("attn").is_none() {
-        return Ok((Vec::new(), None));
-    }
-    let layers = config.require("attn.layers")?;
-    let heads: usize = config.require("attn.num_heads")?;
-    if heads == 0 || !d_model.is_multiple_of(heads) {
-        let problem = format!("is {heads}, which does not divide hidden_size {d_model}");
-        return Err(config.wrong("attn.num_heads", problem));
-    }
-    config.only("attn.qk_norm", &Value::Bool(false), "norms of q and k")?;
-    let theta = config.find("attn.rope_theta")?.unwrap_or(10_000.0);
-    let attention = AttentionConfig {
-        rope: Some(RopeConfig { theta, ..RopeConfig::default() }),
-        window: config.find("attn.window_size")?,
-        qkv_bias: config.find("attn.qkv_bias")?.unwrap_or(false),
-        ..AttentionConfig::new(heads, config.find("attn.num_kv_heads")?.unwrap_or(heads), d_model / heads)
-    };
-    Ok((layers, Some(attention)))
-}
-
-/// Turns what such a file holds into memwall's weights: attention has a name of its own, stacked halves of the MLP are
-/// two matrices, convolutions have no dimension of one group.
-pub(super) fn adapt(tensors: &mut BTreeMap<String, TensorInfo>, config: &ModelConfig) {
-    for (i, layer) in config.layers.iter().enumerate() {
-        let own = format!("model.layers.{i}.attn.");
-        if matches!(layer.mixer, MixerConfig::Attention(_)) {
-            let theirs: Vec<String> = tensors.keys().filter(|name| name.starts_with(&own)).cloned().collect();
-            for name in theirs {
-                let ours = format!("model.layers.{i}.{}.{}", layer.mixer.name(), &name[own.len()..]);
-                if let Some(tensor) = tensors.remove(&name) {
-                    tensors.insert(ours, tensor);
-                }
-            }
-        }
-        for part in ["q", "k", "v"] {
-            if let Some(weight) = tensors.get_mut(&format!("{own}{part}_conv1d.weight"))
-                && let [channels, 1, taps] = weight.shape[..]
-            {
-                weight.shape = vec![channels, taps];
-            }
-        }
-        let ChannelConfig::Glu { hidden, .. } = layer.channel else { continue };
-        let (gate, up) =
-            (format!("model.layers.{i}.mlp.gate_proj.weight"), format!("model.layers.{i}.mlp.up_proj.weight"));
-        if let Some(stacked) = tensors.get(&gate)
-            && !tensors.contains_key(&up)
-            && let [rows, width] = stacked.shape[..]
-            && hidden.checked_mul(2) == Some(rows)
-        {
-            let half = TensorInfo { shape: vec![hidden, width], bytes: stacked.bytes / 2, ..stacked.clone() };
-            let second = TensorInfo { offset: half.offset + half.bytes, ..half.clone() };
-            tensors.insert(gate, half);
-            tensors.insert(up, second);
-        }
-    }
 }

@@ -1,8 +1,14 @@
 //! Hugging Face folders: `config.json` beside safetensors files, each family with its own keys and tensor names.
 
 mod config_json;
+mod delta_net;
+mod flash_linear_attention;
 mod gla;
+mod hgrn2;
+mod linear_attention;
 mod llama;
+mod mamba2;
+mod retnet;
 mod rope;
 
 use std::collections::BTreeMap;
@@ -20,7 +26,8 @@ use config_json::ConfigJson;
 use llama::Family;
 
 /// The families, as errors name them.
-const KNOWN: &str = "llama, mistral, qwen2, qwen3, gla and memwall";
+const KNOWN: &str = "llama, mistral, qwen2, qwen3, gla, retnet, hgrn2, delta_net, gated_deltanet, linear_attn, mamba2 \
+                     and memwall";
 
 /// The file that says what the model is.
 const CONFIG_FILE: &str = "config.json";
@@ -53,14 +60,21 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
     };
     let (config, naming, tensors) = match (family, model_type) {
         (Some(family), _) => (llama::config(&json, family, tensors.len())?, &OWN, named(&OWN)),
-        (None, "gla") => {
-            let config = gla::config(&json, tensors.len())?;
-            let mut tensors = named(&gla::NAMING);
-            gla::adapt(&mut tensors, &config);
-            (config, &gla::NAMING, tensors)
+        (None, "mamba2") => {
+            let config = mamba2::config(&json, tensors.len())?;
+            let mut tensors = named(&mamba2::NAMING);
+            mamba2::adapt(&mut tensors, &config);
+            (config, &mamba2::NAMING, tensors)
         }
         (None, ARCHITECTURE) => (own(&json)?, &OWN, named(&OWN)),
         (None, other) => {
+            if let Some(family) = flash_linear_attention::Family::of(other) {
+                let config = flash_linear_attention::config(&json, family, tensors.len())?;
+                let mut tensors = named(&flash_linear_attention::NAMING);
+                flash_linear_attention::adapt(&mut tensors, &config);
+                let naming = &flash_linear_attention::NAMING;
+                return Ok(Checkpoint { config, tensors, unread: json.unread(), naming });
+            }
             let file = file.display().to_string();
             return Err(CheckpointError::Architecture { file, found: other.into(), known: KNOWN });
         }
@@ -109,5 +123,14 @@ fn activation(json: &ConfigJson) -> Result<Activation, CheckpointError> {
             "hidden_act",
             format!("is {other:?}; silu, swish, gelu, gelu_pytorch_tanh, gelu_new and relu are supported"),
         )),
+    }
+}
+
+/// Gives the weight of a depthwise convolution, [D, 1, W], its shape without the dimension of one group.
+fn without_group(weight: Option<&mut TensorInfo>) {
+    if let Some(weight) = weight
+        && let [channels, 1, taps] = weight.shape[..]
+    {
+        weight.shape = vec![channels, taps];
     }
 }

@@ -10,6 +10,7 @@ use crate::commands::op::builder::{Builder, fixed};
 use crate::commands::op::operator::{Form, How, IN_PLACE, Made, Operator, integer, made, real};
 
 const EQUATION: &str = "S_t = diag(exp(g_t)) S_{t−1} + k_t v_tᵀ, o_t = scale · S_tᵀ q_t (GLA, arXiv 2312.06635); \
+                        one g a head: retention (g fixed), Mamba-2 (k = B, q = C, v = Δ x, scale 1); \
                         without g: linear attention";
 
 pub const GLA: Operator = Operator {

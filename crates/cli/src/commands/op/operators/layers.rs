@@ -17,7 +17,8 @@ use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, re
 pub const MIXER: Operator = Operator {
     name: "mixer",
     about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
-            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, short_conv; keys as in a recipe",
+            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, linear_attention, retention, mamba2, \
+            hgrn2, mlstm, short_conv; keys as in a recipe",
     inputs: &[
         real("x", "B T D", "inputs"),
         integer("cu_seqlens", "S+1", "where packed sequences begin, and the end; then B is 1").optional(),
@@ -50,13 +51,7 @@ fn config<T: serde::de::DeserializeOwned>(b: &Builder<'_>) -> anyhow::Result<T> 
 
 fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
     let mut config: MixerConfig = config(b)?;
-    match &config {
-        MixerConfig::Attention(c) => c.check("--config"),
-        MixerConfig::Gla(c) => c.check("--config"),
-        MixerConfig::DeltaNet(c) => c.check("--config"),
-        MixerConfig::ShortConv(c) => c.check("--config"),
-        MixerConfig::GatedAssociative(c) => c.check("--config"),
-    }?;
+    config.check("--config")?;
     let forms = config.mixer().forms();
     let form = b.form.unwrap_or(if forms.contains(&MixerForm::Parallel) { Form::Parallel } else { Form::Chunked });
     let declared = match form {
@@ -68,10 +63,14 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         let has: Vec<String> = forms.iter().map(|f| format!("{f:?}").to_lowercase()).collect();
         bail!("--form {}: this mixer does not have it; there are {}", form.name(), has.join(", "));
     }
+    let memory = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
     match &mut config {
-        MixerConfig::Gla(gla) => {
-            gla.form = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
-        }
+        MixerConfig::Gla(c) => c.form = memory,
+        MixerConfig::LinearAttention(c) => c.form = memory,
+        MixerConfig::Retention(c) => c.form = memory,
+        MixerConfig::Mamba2(c) => c.form = memory,
+        MixerConfig::Hgrn2(c) => c.form = memory,
+        MixerConfig::Mlstm(c) => c.form = memory,
         MixerConfig::DeltaNet(delta) => delta.form = Some(DeltaForm::Chunked),
         MixerConfig::Attention(_) | MixerConfig::ShortConv(_) | MixerConfig::GatedAssociative(_) => {}
     }

@@ -10,6 +10,8 @@ mod encoded;
 mod gla;
 mod layers;
 mod linear;
+mod linear_attention;
+mod mlstm;
 mod norm;
 mod pointwise;
 mod rope;
@@ -27,6 +29,11 @@ pub const ALL: &[&Operator] = &[
     &gla::GLA_STEP,
     &delta::DELTA,
     &delta::DELTA_STEP,
+    &mlstm::MLSTM_GATES,
+    &mlstm::MLSTM_GATES_STEP,
+    &linear_attention::TAYLOR,
+    &linear_attention::APPEND_ONE,
+    &linear_attention::NORMALIZE,
     &conv1d::CONV1D,
     &conv1d::CONV1D_STEP,
     &layers::MIXER,

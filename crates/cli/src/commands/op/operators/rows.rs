@@ -32,8 +32,8 @@ pub const SLICE_LAST: Operator = Operator {
 
 pub const REPEAT_HEADS: Operator = Operator {
     name: "repeat_heads",
-    about: "y[n, h] = x[n, 0] for every head h",
-    inputs: &[real("x", "N 1 W", "inputs")],
+    about: "y[n, h] = x[n, h·G/H] for every head h",
+    inputs: &[real("x", "N G W", "rows of fewer heads")],
     weights: None,
     outputs: &[real("y", "N H W", "the heads")],
     attributes: &["heads"],
