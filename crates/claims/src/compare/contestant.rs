@@ -3,20 +3,26 @@
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, GateConfig, GatedAssociativeConfig,
-    GlaConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
+    GatedAssociativeConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig,
+    MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 11] = [
+pub const MIXERS: [&str; 16] = [
     "attention",
     "gated_attention",
     "windowed_attention",
     "gla",
     "linear_attention",
+    "based",
+    "retention",
+    "mamba2",
+    "hgrn2",
+    "mlstm",
     "delta_net",
     "gated_delta_net",
     "negative_delta_net",
@@ -121,6 +127,17 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "windowed_attention" => MixerConfig::Attention(AttentionConfig { window: Some(WINDOW), ..attention() }),
         "gla" => MixerConfig::Gla(gla()),
         "linear_attention" => MixerConfig::Gla(GlaConfig { gate: false, ..gla() }),
+        // The second-order map makes K² features of K channels.
+        "based" => MixerConfig::LinearAttention(LinearAttentionConfig {
+            feature_map: FeatureMap::Taylor,
+            normalize: true,
+            ..LinearAttentionConfig::new(heads, (head / 4).max(1), head)
+        }),
+        "retention" => MixerConfig::Retention(RetentionConfig::new(heads, (head / 2).max(2), head)),
+        // An expansion of 2, heads as wide as those of the others, states of half that width.
+        "mamba2" => MixerConfig::Mamba2(Mamba2Config::new(2 * heads, head, (head / 2).max(1))),
+        "hgrn2" => MixerConfig::Hgrn2(Hgrn2Config::new(heads, (head / 2).max(1), head)),
+        "mlstm" => MixerConfig::Mlstm(MlstmConfig::new(heads, (head / 2).max(1), head)),
         "delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::None, ..delta() }),
         "gated_delta_net" => MixerConfig::DeltaNet(delta()),
         "negative_delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { allow_neg_eigval: true, ..delta() }),
