@@ -5,6 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gla::GlaConfig;
+use crate::mixers::mamba::MambaConfig;
+use crate::mixers::rwkv_channel_mix::RwkvChannelMixConfig;
+use crate::mixers::rwkv4::Rwkv4Config;
+use crate::mixers::rwkv5::Rwkv5Config;
+use crate::mixers::rwkv6::Rwkv6Config;
+use crate::mixers::rwkv7::Rwkv7Config;
 use crate::mixers::short_conv::ShortConvConfig;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
@@ -19,7 +25,7 @@ pub struct ModelConfig {
     pub max_context: usize,
     /// The blocks, first to last.
     pub layers: Vec<LayerConfig>,
-    /// ε of every RMS norm.
+    /// ε of every norm.
     #[serde(default = "default_eps")]
     pub norm_eps: f64,
     /// The head shares the embedding's weight.
@@ -31,6 +37,28 @@ pub struct ModelConfig {
     /// Added learned positions (1 to `max_context`), as some recall tasks want.
     #[serde(default)]
     pub learned_positions: bool,
+    /// The norms of blocks and after the last one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub norm: NormKind,
+    /// A norm of the same kind on the embedding, as in RWKV.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub embedding_norm: bool,
+}
+
+/// Whether a key need not be written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A norm of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// x / √(mean(x²) + ε) ⊙ w.
+    #[default]
+    Rms,
+    /// (x − mean) / √(variance + ε) ⊙ w + b.
+    Layer,
 }
 
 fn default_eps() -> f64 {
@@ -60,6 +88,18 @@ pub enum MixerConfig {
     DeltaNet(DeltaNetConfig),
     /// A short convolution, gated or plain.
     ShortConv(ShortConvConfig),
+    /// Mamba: the selective scan.
+    Mamba(MambaConfig),
+    /// RWKV-4's time mix.
+    Rwkv4(Rwkv4Config),
+    /// RWKV-5's time mix.
+    Rwkv5(Rwkv5Config),
+    /// RWKV-6's time mix.
+    Rwkv6(Rwkv6Config),
+    /// RWKV-7's time mix.
+    Rwkv7(Rwkv7Config),
+    /// RWKV's channel mix, a layer of its own.
+    RwkvChannelMix(RwkvChannelMixConfig),
 }
 
 /// A channel layer by name.
@@ -176,6 +216,12 @@ impl ModelConfig {
                 MixerConfig::Gla(a) => a.check(&key)?,
                 MixerConfig::DeltaNet(a) => a.check(&key)?,
                 MixerConfig::ShortConv(a) => a.check(&key)?,
+                MixerConfig::Mamba(a) => a.check(&key)?,
+                MixerConfig::Rwkv4(a) => a.check(&key)?,
+                MixerConfig::Rwkv5(a) => a.check(&key)?,
+                MixerConfig::Rwkv6(a) => a.check(&key)?,
+                MixerConfig::Rwkv7(a) => a.check(&key)?,
+                MixerConfig::RwkvChannelMix(a) => a.check(&key)?,
             }
             if let ChannelConfig::Glu { hidden, .. } | ChannelConfig::Mlp { hidden, .. } = layer.channel {
                 let key = format!("layers.{i}.channel.hidden");

@@ -49,6 +49,8 @@ impl Contestant {
                 tie_embeddings: true,
                 logit_softcap: None,
                 learned_positions: false,
+                norm: Default::default(),
+                embedding_norm: false,
             }
         };
         let count = |hidden| parameters(&model(hidden)).map_err(Error::experiment);

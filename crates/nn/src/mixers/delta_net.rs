@@ -201,7 +201,7 @@ impl Mixer for DeltaNetConfig {
             let y = linear(g, types, &format!("{name}.{part}_proj"), x, heads * width, false)?;
             let y = match self.short_conv {
                 0 => y,
-                taps => depthwise(g, &format!("{name}.{part}_conv1d"), y, taps, true, seqs)?,
+                taps => depthwise(g, &format!("{name}.{part}_conv1d"), y, taps, false, true, seqs)?,
             };
             ops::reshape(g, y, [rows, heads.into(), width.into()])
         };

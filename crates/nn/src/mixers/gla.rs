@@ -167,7 +167,7 @@ impl Mixer for GlaConfig {
         let project = |g: &mut Graph, part: &str, heads: usize, width: usize| {
             let y = linear(g, types, &format!("{name}.{part}_proj"), x, heads * width, false)?;
             let y = match self.short_conv {
-                Some(taps) => depthwise(g, &format!("{name}.{part}_conv1d"), y, taps, true, seqs)?,
+                Some(taps) => depthwise(g, &format!("{name}.{part}_conv1d"), y, taps, false, true, seqs)?,
                 None => y,
             };
             ops::reshape(g, y, [rows, heads.into(), width.into()])

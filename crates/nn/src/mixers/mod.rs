@@ -1,10 +1,18 @@
 //! Token mixers, one file each.
 
 pub mod attention;
+pub mod decay;
 pub mod delta_net;
 pub mod gate_layout;
 pub mod gla;
+pub mod mamba;
+pub mod rwkv4;
+pub mod rwkv5;
+pub mod rwkv6;
+pub mod rwkv7;
+pub mod rwkv_channel_mix;
 pub mod short_conv;
+pub mod token_shift;
 
 use memwall_graph::{Graph, GraphError, Value};
 

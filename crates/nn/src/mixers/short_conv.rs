@@ -42,7 +42,7 @@ impl ShortConvConfig {
     }
 }
 
-/// A depthwise causal convolution of x [N, D], its weight under `name.weight` [D, W].
+/// A depthwise causal convolution of x [N, D], its weight under `name.weight` [D, W], its bias under `name.bias`.
 ///
 /// # Errors
 /// If an operator refuses its inputs.
@@ -51,17 +51,25 @@ pub fn depthwise(
     name: &str,
     x: Value,
     taps: usize,
+    bias: bool,
     silu: bool,
     seqs: &Sequences,
 ) -> Result<Value, GraphError> {
     let channels = g.shape(x).width().ok_or_else(|| g.refused("conv1d", "its input has no fixed width"))?;
     let weight = g.weight(&format!("{name}.weight"), [channels, taps], g.elem())?;
     let kernel = Kernel { channels, taps, silu };
+    let bias = if bias { Some(g.weight(&format!("{name}.bias"), [channels], g.elem())?) } else { None };
     match &seqs.kept {
-        Kept::Whole { cu_seqlens } => g.push1(Conv1d { kernel }, &[x, *cu_seqlens, weight]),
+        Kept::Whole { cu_seqlens } => {
+            let mut inputs = vec![x, *cu_seqlens, weight];
+            inputs.extend(bias);
+            g.push1(Conv1d { kernel }, &inputs)
+        }
         Kept::Slots { rows, slots, .. } => {
             let state = g.state(&format!("{name}.state"), [rows.slots, taps - 1, channels], g.elem())?;
-            Ok(g.push(Conv1dStep { kernel }, &[state, x, *slots, weight])?[1])
+            let mut inputs = vec![state, x, *slots, weight];
+            inputs.extend(bias);
+            Ok(g.push(Conv1dStep { kernel }, &inputs)?[1])
         }
     }
 }
@@ -85,13 +93,13 @@ impl Mixer for ShortConvConfig {
     ) -> Result<Value, GraphError> {
         let d = g.shape(x).width().ok_or_else(|| g.refused("conv1d", "a model has a fixed width"))?;
         if !self.gated {
-            return depthwise(g, &format!("{name}.conv"), x, self.taps, false, seqs);
+            return depthwise(g, &format!("{name}.conv"), x, self.taps, false, false, seqs);
         }
         let all = linear(g, types, &format!("{name}.in_proj"), x, 3 * d, false)?;
         let [b, c, h] = [0, d, 2 * d].map(|from| g.push1(SliceLast { from, width: d }, &[all]));
         let (b, c, h) = (b?, c?, h?);
         let h = ops::mul(g, b, h)?;
-        let h = depthwise(g, &format!("{name}.conv"), h, self.taps, false, seqs)?;
+        let h = depthwise(g, &format!("{name}.conv"), h, self.taps, false, false, seqs)?;
         let h = ops::mul(g, c, h)?;
         linear(g, types, &format!("{name}.out_proj"), h, d, false)
     }

@@ -3,7 +3,9 @@
 mod config_json;
 mod gla;
 mod llama;
+mod mamba;
 mod rope;
+mod rwkv;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +22,7 @@ use config_json::ConfigJson;
 use llama::Family;
 
 /// The families, as errors name them.
-const KNOWN: &str = "llama, mistral, qwen2, qwen3, gla and memwall";
+const KNOWN: &str = "llama, mistral, qwen2, qwen3, gla, mamba, rwkv and memwall";
 
 /// The file that says what the model is.
 const CONFIG_FILE: &str = "config.json";
@@ -58,6 +60,18 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
             let mut tensors = named(&gla::NAMING);
             gla::adapt(&mut tensors, &config);
             (config, &gla::NAMING, tensors)
+        }
+        (None, "rwkv") => {
+            let config = rwkv::config(&json, tensors.len())?;
+            let mut tensors = named(&rwkv::NAMING);
+            rwkv::adapt(&mut tensors);
+            (config, &rwkv::NAMING, tensors)
+        }
+        (None, "mamba") => {
+            let config = mamba::config(&json, tensors.len())?;
+            let mut tensors = named(&mamba::NAMING);
+            mamba::adapt(&mut tensors);
+            (config, &mamba::NAMING, tensors)
         }
         (None, ARCHITECTURE) => (own(&json)?, &OWN, named(&OWN)),
         (None, other) => {

@@ -17,7 +17,8 @@ use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, re
 pub const MIXER: Operator = Operator {
     name: "mixer",
     about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
-            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, short_conv; keys as in a recipe",
+            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, short_conv, mamba, rwkv4 to rwkv7, \
+            rwkv_channel_mix; keys as in a recipe",
     inputs: &[
         real("x", "B T D", "inputs"),
         integer("cu_seqlens", "S+1", "where packed sequences begin, and the end; then B is 1").optional(),
@@ -55,9 +56,17 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::Gla(c) => c.check("--config"),
         MixerConfig::DeltaNet(c) => c.check("--config"),
         MixerConfig::ShortConv(c) => c.check("--config"),
+        MixerConfig::Mamba(c) => c.check("--config"),
+        MixerConfig::Rwkv4(c) => c.check("--config"),
+        MixerConfig::Rwkv5(c) => c.check("--config"),
+        MixerConfig::Rwkv6(c) => c.check("--config"),
+        MixerConfig::Rwkv7(c) => c.check("--config"),
+        MixerConfig::RwkvChannelMix(c) => c.check("--config"),
     }?;
     let forms = config.mixer().forms();
-    let form = b.form.unwrap_or(if forms.contains(&MixerForm::Parallel) { Form::Parallel } else { Form::Chunked });
+    let usual = [(MixerForm::Parallel, Form::Parallel), (MixerForm::Chunked, Form::Chunked)];
+    let usual = usual.into_iter().find(|(has, _)| forms.contains(has)).map_or(Form::Recurrent, |(_, form)| form);
+    let form = b.form.unwrap_or(usual);
     let declared = match form {
         Form::Parallel => MixerForm::Parallel,
         Form::Chunked => MixerForm::Chunked,
@@ -72,12 +81,23 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
             gla.form = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
         }
         MixerConfig::DeltaNet(delta) => delta.form = Some(DeltaForm::Chunked),
-        MixerConfig::Attention(_) | MixerConfig::ShortConv(_) => {}
+        MixerConfig::Rwkv6(rwkv) => {
+            rwkv.form = Some(if form == Form::Chunked { GlaForm::Chunked } else { GlaForm::Parallel });
+        }
+        MixerConfig::Attention(_)
+        | MixerConfig::ShortConv(_)
+        | MixerConfig::Mamba(_)
+        | MixerConfig::Rwkv4(_)
+        | MixerConfig::Rwkv5(_)
+        | MixerConfig::Rwkv7(_)
+        | MixerConfig::RwkvChannelMix(_) => {}
     }
     let (rows, tokens, width) = (b.size('B'), b.size('T'), b.size('D'));
     let (_, offsets) = cu_seqlens(b)?;
     let places = slots(&offsets);
-    let (x, seqs) = if form == Form::Recurrent { kept(b, &offsets, &places)? } else { whole(b, &offsets)? };
+    // A mixer that has no other form has it over whole sequences too, with the same bits and with gradients.
+    let steps = form == Form::Recurrent && forms.len() > 1;
+    let (x, seqs) = if steps { kept(b, &offsets, &places)? } else { whole(b, &offsets)? };
     b.feed_value(seqs.positions, &places.iter().map(|p| p[1]).collect::<Vec<_>>());
     let y = config.mixer().forward(&mut b.g, &WeightTypes::new(), LAYER, x, &seqs)?;
     Ok(vec![Made { name: "y", value: y, shape: Some(vec![rows, tokens, width]) }])
