@@ -75,6 +75,16 @@ fn main() {
     }
     fs::write(folder("llama2c").join("tokenizer.bin"), tokenizer).expect("the seed can be written");
 
+    let mut rwkv: Vec<u8> = [0x67676d66, 101, 2, 4, 1, 0].iter().flat_map(|n: &i32| n.to_le_bytes()).collect();
+    for (name, sizes) in [("emb.weight", &[4, 2][..]), ("blocks.0.ln1.weight", &[4])] {
+        let numbers = [sizes.len() as i32, name.len() as i32, 0].into_iter().chain(sizes.iter().copied());
+        rwkv.extend(numbers.flat_map(i32::to_le_bytes));
+        rwkv.extend(name.as_bytes());
+        rwkv.extend(vec![0; 4 * sizes.iter().product::<i32>() as usize]);
+    }
+    memwall_formats::rwkv_cpp::parse(Path::new("seed"), &rwkv).expect("the seed is a checkpoint");
+    fs::write(folder("rwkv_cpp").join("model.bin"), rwkv).expect("the seed can be written");
+
     let json = r#"{"version":"1.0","added_tokens":[{"id":3,"content":"<s>","special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true},"post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}"#;
     fs::write(folder("tokenizer_json").join("bpe.json"), json).expect("the seed can be written");
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/testdata/fixtures/hugging_face");

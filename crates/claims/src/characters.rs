@@ -57,6 +57,8 @@ impl Characters {
             tie_embeddings: true,
             logit_softcap: None,
             learned_positions: false,
+            norm: Default::default(),
+            embedding_norm: false,
         }
     }
 }

@@ -489,6 +489,8 @@ fn surprise_of_letters(run: &Run, time: usize, seed: u64) -> Result<f64, Error> 
         tie_embeddings: true,
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     };
     Ok(training.trial(run, &model, &task, 3e-3, seed)?.score)
 }

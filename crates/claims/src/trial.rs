@@ -246,6 +246,8 @@ mod tests {
             tie_embeddings: false,
             logit_softcap: None,
             learned_positions: false,
+            norm: Default::default(),
+            embedding_norm: false,
         }
     }
 

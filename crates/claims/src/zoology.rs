@@ -131,5 +131,7 @@ fn model(arm: &str, sizes: &Sizes) -> ModelConfig {
         tie_embeddings: true,
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     }
 }

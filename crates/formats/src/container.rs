@@ -1,7 +1,7 @@
 //! One view of the files that models come in: metadata, tensors by name, and the bytes of each.
 //!
-//! GGUF (one file or split), safetensors (one file, sharded, or a folder) and llama2.c checkpoints open into the same
-//! [`Container`]. Only headers are read; [`Container::bytes`] hands out slices of the mapped files, which the operating
+//! GGUF (one file or split), safetensors (one file, sharded, or a folder), llama2.c and rwkv.cpp checkpoints open into the
+//! same [`Container`]. Only headers are read; [`Container::bytes`] hands out slices of the mapped files, which the operating
 //! system reads when they are touched.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
     gguf::{self, Metadata},
     llama2c,
     mapped_file::MappedFile,
-    safetensors,
+    rwkv_cpp, safetensors,
 };
 
 #[cfg(target_endian = "big")]
@@ -117,6 +117,8 @@ pub enum ContainerFormat {
     Safetensors,
     /// A llama2.c version 0 checkpoint, seen through the tensor names and keys of GGUF.
     Llama2c,
+    /// An rwkv.cpp checkpoint; what model it is, its tensors say.
+    RwkvCpp,
 }
 
 /// An opened model: its metadata, its tensors, and their bytes.
@@ -131,7 +133,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// Opens a model file (`.gguf`, `.safetensors`, llama2.c `.bin`), any part of a split GGUF, a safetensors index, or
+    /// Opens a model file (`.gguf`, `.safetensors`, `.bin` of llama2.c or rwkv.cpp), any part of a split GGUF, a safetensors index, or
     /// a folder with a model in it. Reads headers only.
     ///
     /// # Errors
@@ -165,6 +167,10 @@ impl Container {
         if path.extension().is_some_and(|e| e == "safetensors") {
             let header = safetensors::parse(path, &file)?;
             return Container::join(ContainerFormat::Safetensors, vec![(file, header)]);
+        }
+        if file.starts_with(&rwkv_cpp::MAGIC) {
+            let header = rwkv_cpp::parse(path, &file)?;
+            return Container::join(ContainerFormat::RwkvCpp, vec![(file, header)]);
         }
         if path.extension().is_some_and(|e| e == "gguf") {
             // Not GGUF by its first bytes: its parser says what they look like instead.

@@ -1,4 +1,4 @@
-//! How a number is stored: encode, decode, pack; GGUF, safetensors and llama2.c containers.
+//! How a number is stored: encode, decode, pack; GGUF, safetensors, llama2.c and rwkv.cpp containers.
 
 pub mod atomic_file;
 pub mod block;
@@ -15,6 +15,7 @@ pub mod llama2c;
 pub mod mapped_file;
 mod mix;
 pub mod packing;
+pub mod rwkv_cpp;
 pub mod safetensors;
 pub mod scalar;
 pub mod scaled;

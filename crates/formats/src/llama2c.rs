@@ -56,7 +56,7 @@ impl Config {
         let not_a_model = |found: String| FileError::NotRecognized {
             file: file.to_path_buf(),
             found: format!("read as a llama2.c checkpoint, {found}"),
-            expected: "a GGUF file, a safetensors file, or a llama2.c version 0 checkpoint",
+            expected: "a GGUF file, a safetensors file, an rwkv.cpp checkpoint, or a llama2.c version 0 checkpoint",
         };
         for (i, name) in NAMES.iter().enumerate() {
             if field(i) <= 0 && !(i == 5 && field(i) < 0 && field(i) > i32::MIN) {
@@ -149,7 +149,7 @@ pub fn parse(file: &Path, bytes: &[u8]) -> Result<Header, FileError> {
                 "read as a llama2.c checkpoint, its header asks for {total} bytes, but the file has {}",
                 bytes.len()
             ),
-            expected: "a GGUF file, a safetensors file, or a llama2.c version 0 checkpoint",
+            expected: "a GGUF file, a safetensors file, an rwkv.cpp checkpoint, or a llama2.c version 0 checkpoint",
         });
     }
     let mut tensors = Vec::new();

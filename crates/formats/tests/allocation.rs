@@ -7,7 +7,7 @@ use std::path::Path;
 use memwall_formats::{
     Dtype, gguf,
     gguf::{Metadata, TensorPlan},
-    llama2c, safetensors,
+    llama2c, rwkv_cpp, safetensors,
 };
 use peak_alloc::PeakAlloc;
 
@@ -22,6 +22,7 @@ fn peak(bytes: &[u8]) -> usize {
     drop(gguf::parse(name, bytes));
     drop(safetensors::parse(name, bytes));
     drop(llama2c::parse(name, bytes));
+    drop(rwkv_cpp::parse(name, bytes));
     ALLOCATOR.peak_usage() - before
 }
 

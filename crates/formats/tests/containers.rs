@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use memwall_formats::{
     Container, ContainerFormat, Dtype, FileError,
     gguf::{self, Array, GgmlType, Metadata, TensorPlan, Value},
-    llama2c, safetensors as st,
+    llama2c, rwkv_cpp, safetensors as st,
 };
 use memwall_testdata::data;
 use proptest::prelude::*;
@@ -458,6 +458,69 @@ fn impossible_llama2c_headers_are_refused() {
     refused(llama2c::parse(file, &[0; 20]), &["cut short"]);
 }
 
+fn rwkv_cpp_bytes() -> Vec<u8> {
+    let mut out: Vec<u8> = [0x67676d66, 101, 3, 32, 1, 7].iter().flat_map(|n: &i32| n.to_le_bytes()).collect();
+    let mut tensor = |name: &str, kind: i32, sizes: &[i32], bytes: usize| {
+        let numbers = [sizes.len() as i32, name.len() as i32, kind].into_iter().chain(sizes.iter().copied());
+        out.extend(numbers.flat_map(i32::to_le_bytes));
+        out.extend(name.as_bytes());
+        out.extend((0..bytes).map(|i| i as u8));
+    };
+    tensor("emb.weight", 1, &[32, 3], 2 * 96);
+    tensor("blocks.0.att.time_decay", 0, &[1, 1, 8], 4 * 8);
+    tensor("blocks.0.att.key.weight", 7, &[64, 2], 4 * 22);
+    out
+}
+
+#[test]
+fn an_rwkv_cpp_checkpoint_keeps_its_names_and_shapes_are_outermost_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rwkv.bin");
+    fs::write(&path, rwkv_cpp_bytes()).unwrap();
+    let container = Container::open(&path).unwrap();
+    assert_eq!(container.format(), ContainerFormat::RwkvCpp);
+    let all: Vec<_> = container.tensors().iter().map(|t| (t.name.as_str(), t.dtype, &t.shape[..])).collect();
+    let want: [(&str, Dtype, &[usize]); 3] = [
+        ("emb.weight", Dtype::F16, &[3, 32]),
+        ("blocks.0.att.time_decay", Dtype::F32, &[8, 1, 1]),
+        ("blocks.0.att.key.weight", Dtype::Q5_0, &[2, 64]),
+    ];
+    assert_eq!(all, want);
+    for tensor in container.tensors() {
+        let bytes = container.bytes(tensor);
+        assert!(bytes.iter().enumerate().all(|(i, b)| *b == i as u8), "{}: its bytes count from 0", tensor.name);
+    }
+    for (key, n) in [(rwkv_cpp::VOCAB_KEY, 3), (rwkv_cpp::EMBED_KEY, 32), (rwkv_cpp::LAYER_KEY, 1)] {
+        assert_eq!(container.metadata().require::<u32>(key).unwrap(), n);
+    }
+}
+
+#[test]
+fn impossible_rwkv_cpp_headers_and_records_are_refused() {
+    let with = |field: usize, value: i32| {
+        let mut bytes = rwkv_cpp_bytes();
+        bytes[4 * field..4 * field + 4].copy_from_slice(&value.to_le_bytes());
+        rwkv_cpp::parse(Path::new("bad.bin"), &bytes)
+    };
+    refused(with(0, 0x67676d6c), &["bad.bin", "0x67676d6c", "0x67676d66"]);
+    refused(with(1, 99), &["version", "99"]);
+    refused(with(2, 0), &["n_vocab", "0"]);
+    refused(with(4, -1), &["n_layer", "-1"]);
+    // The record of the first tensor: dimensions, key length, type, sizes.
+    refused(with(6, 5), &["tensor 0", "5 dimensions"]);
+    refused(with(6, 0), &["tensor 0", "0 dimensions"]);
+    refused(with(7, -1), &["tensor 0", "key has -1 bytes"]);
+    refused(with(7, i32::MAX), &["tensor 0", "1024"]);
+    refused(with(8, 4), &["`emb.weight`", "data type is 4"]);
+    refused(with(9, -2), &["tensor 0", "below 1"]);
+    refused(with(9, i32::MAX), &["`emb.weight`", "cut short"]);
+    refused(with(1, 100), &["`blocks.0.att.key.weight`", "Q5_0", "version 100", "again"]);
+    let mut twice = rwkv_cpp_bytes();
+    twice.extend_from_within(24..24 + 20 + 10 + 192);
+    refused(rwkv_cpp::parse(Path::new("bad.bin"), &twice), &["`emb.weight`", "twice"]);
+    refused(rwkv_cpp::parse(Path::new("bad.bin"), &rwkv_cpp_bytes()[..24]), &["ends after its header"]);
+}
+
 /// Whole small files of every format, with a parser each.
 fn samples() -> Vec<(&'static str, Vec<u8>)> {
     let folder = tempfile::tempdir().unwrap();
@@ -469,13 +532,19 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
         ("gguf", fs::read(gguf_path).unwrap()),
         ("safetensors", fs::read(st_path).unwrap()),
         ("llama2c", llama2c_bytes(-6)),
+        ("rwkv_cpp", rwkv_cpp_bytes()),
     ]
 }
 
 fn parse_all(bytes: &[u8]) {
     let file = Path::new("damaged");
-    for header in [gguf::parse(file, bytes), st::parse(file, bytes), llama2c::parse(file, bytes)].into_iter().flatten()
-    {
+    let headers = [
+        gguf::parse(file, bytes),
+        st::parse(file, bytes),
+        llama2c::parse(file, bytes),
+        rwkv_cpp::parse(file, bytes),
+    ];
+    for header in headers.into_iter().flatten() {
         for tensor in header.tensors {
             assert!(tensor.bytes == 0 || tensor.offset + tensor.bytes <= bytes.len() as u64);
             assert_eq!(
@@ -497,6 +566,11 @@ fn no_truncation_panics_and_a_cut_header_is_refused() {
             match format {
                 "gguf" => assert!(gguf::parse(file, cut).is_err() || length + 32 > bytes.len(), "{length}"),
                 "safetensors" => assert!(st::parse(file, cut).is_err(), "{length}"),
+                // Tensors follow until the file ends: a cut between two of them is a file of fewer.
+                "rwkv_cpp" => {
+                    let header = rwkv_cpp::parse(file, cut);
+                    assert!(header.is_err() || header.unwrap().tensors.len() < 3, "{length}");
+                }
                 _ => assert!(llama2c::parse(file, cut).is_err(), "{length}"),
             }
         }

@@ -40,6 +40,8 @@ fn mixed() -> ModelConfig {
         tie_embeddings: false,
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     }
 }
 

@@ -32,9 +32,13 @@ pub mod recurrence;
 pub mod rope;
 mod rows;
 mod simd;
+pub mod selective_scan;
 pub mod softmax;
 pub mod sum;
 pub mod transpose;
+pub mod wkv4;
+pub mod wkv6;
+pub mod wkv7;
 
 pub use isa::{Isa, isa};
 pub use pool::Pool;

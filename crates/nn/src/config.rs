@@ -11,6 +11,12 @@ use crate::mixers::linear_attention::LinearAttentionConfig;
 use crate::mixers::mamba2::Mamba2Config;
 use crate::mixers::mlstm::MlstmConfig;
 use crate::mixers::retention::RetentionConfig;
+use crate::mixers::mamba::MambaConfig;
+use crate::mixers::rwkv_channel_mix::RwkvChannelMixConfig;
+use crate::mixers::rwkv4::Rwkv4Config;
+use crate::mixers::rwkv5::Rwkv5Config;
+use crate::mixers::rwkv6::Rwkv6Config;
+use crate::mixers::rwkv7::Rwkv7Config;
 use crate::mixers::short_conv::ShortConvConfig;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
@@ -25,7 +31,7 @@ pub struct ModelConfig {
     pub max_context: usize,
     /// The blocks, first to last.
     pub layers: Vec<LayerConfig>,
-    /// ε of every RMS norm.
+    /// ε of every norm.
     #[serde(default = "default_eps")]
     pub norm_eps: f64,
     /// The head shares the embedding's weight.
@@ -37,6 +43,28 @@ pub struct ModelConfig {
     /// Added learned positions (1 to `max_context`), as some recall tasks want.
     #[serde(default)]
     pub learned_positions: bool,
+    /// The norms of blocks and after the last one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub norm: NormKind,
+    /// A norm of the same kind on the embedding, as in RWKV.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub embedding_norm: bool,
+}
+
+/// Whether a key need not be written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A norm of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// x / √(mean(x²) + ε) ⊙ w.
+    #[default]
+    Rms,
+    /// (x − mean) / √(variance + ε) ⊙ w + b.
+    Layer,
 }
 
 fn default_eps() -> f64 {
@@ -78,6 +106,18 @@ pub enum MixerConfig {
     ShortConv(ShortConvConfig),
     /// A convolution and a look-up in learned patterns.
     GatedAssociative(GatedAssociativeConfig),
+    /// Mamba: the selective scan.
+    Mamba(MambaConfig),
+    /// RWKV-4's time mix.
+    Rwkv4(Rwkv4Config),
+    /// RWKV-5's time mix.
+    Rwkv5(Rwkv5Config),
+    /// RWKV-6's time mix.
+    Rwkv6(Rwkv6Config),
+    /// RWKV-7's time mix.
+    Rwkv7(Rwkv7Config),
+    /// RWKV's channel mix, a layer of its own.
+    RwkvChannelMix(RwkvChannelMixConfig),
 }
 
 /// A channel layer by name.

@@ -40,6 +40,38 @@ pub fn rms_norm(g: &mut Graph, name: &str, x: Value, eps: f64) -> Result<Value, 
     g.push1(Norm::rms(width, eps), &[x, w])
 }
 
+/// Layer norm over the last axis, its weight under `name.weight`, its bias under `name.bias`.
+///
+/// # Errors
+/// If an operator refuses its inputs.
+pub fn layer_norm(g: &mut Graph, name: &str, x: Value, eps: f64) -> Result<Value, GraphError> {
+    let width = g.shape(x).width().ok_or_else(|| g.refused("norm", "its input has no fixed width"))?;
+    let w = g.weight(&format!("{name}.weight"), [width], g.elem())?;
+    let b = g.weight(&format!("{name}.bias"), [width], g.elem())?;
+    g.push1(Norm::layer(width, eps), &[x, w, b])
+}
+
+/// Layer norm of each head of x [N, H, V] to [N, H V], with a weight and a bias `[H V]` under `name`.
+///
+/// # Errors
+/// If an operator refuses its inputs.
+pub fn group_norm(g: &mut Graph, name: &str, x: Value, eps: f64) -> Result<Value, GraphError> {
+    let &[rows, heads, width] = g.shape(x).dims() else {
+        return Err(g.refused("norm", "groups are the heads of [N, H, V]"));
+    };
+    let (Some(heads), Some(width)) = (heads.known(), width.known()) else {
+        return Err(g.refused("norm", "its input has no fixed width"));
+    };
+    let one = g.constant(&format!("{name}.one"), [width], &vec![1.0; width])?;
+    let zero = g.constant(&format!("{name}.zero"), [width], &vec![0.0; width])?;
+    let x = g.push1(Norm::layer(width, eps), &[x, one, zero])?;
+    let x = ops::reshape(g, x, [rows, (heads * width).into()])?;
+    let w = g.weight(&format!("{name}.weight"), [heads * width], g.elem())?;
+    let b = g.weight(&format!("{name}.bias"), [heads * width], g.elem())?;
+    let x = ops::mul(g, x, w)?;
+    ops::add(g, x, b)
+}
+
 /// Rows of the table under `name`, by token id.
 ///
 /// # Errors

@@ -5,8 +5,8 @@ use memwall_graph::ops::select_rows::SelectRows;
 use memwall_graph::{Graph, GraphError, Value, ops};
 
 use crate::channels::Channel;
-use crate::config::{ChannelConfig, ConfigError, MixerConfig, ModelConfig};
-use crate::layers::{embedding, linear, rms_norm, tied_head};
+use crate::config::{ChannelConfig, ConfigError, MixerConfig, ModelConfig, NormKind};
+use crate::layers::{embedding, layer_norm, linear, rms_norm, tied_head};
 use crate::mixers::Mixer;
 use crate::sequences::Sequences;
 use crate::weights::WeightTypes;
@@ -28,6 +28,12 @@ impl MixerConfig {
             MixerConfig::Mlstm(m) => m,
             MixerConfig::ShortConv(m) => m,
             MixerConfig::GatedAssociative(m) => m,
+            MixerConfig::Mamba(m) => m,
+            MixerConfig::Rwkv4(m) => m,
+            MixerConfig::Rwkv5(m) => m,
+            MixerConfig::Rwkv6(m) => m,
+            MixerConfig::Rwkv7(m) => m,
+            MixerConfig::RwkvChannelMix(m) => m,
         }
     }
 
@@ -47,6 +53,12 @@ impl MixerConfig {
             MixerConfig::Mlstm(m) => m.check(key),
             MixerConfig::ShortConv(m) => m.check(key),
             MixerConfig::GatedAssociative(m) => m.check(key),
+            MixerConfig::Mamba(m) => m.check(key),
+            MixerConfig::Rwkv4(m) => m.check(key),
+            MixerConfig::Rwkv5(m) => m.check(key),
+            MixerConfig::Rwkv6(m) => m.check(key),
+            MixerConfig::Rwkv7(m) => m.check(key),
+            MixerConfig::RwkvChannelMix(m) => m.check(key),
         }
     }
 
@@ -63,6 +75,9 @@ impl MixerConfig {
             MixerConfig::Mlstm(_) => "mlstm",
             MixerConfig::ShortConv(_) => "conv",
             MixerConfig::GatedAssociative(_) => "associative",
+            MixerConfig::Mamba(_) => "mixer",
+            MixerConfig::Rwkv4(_) | MixerConfig::Rwkv5(_) | MixerConfig::Rwkv6(_) | MixerConfig::Rwkv7(_) => "time_mix",
+            MixerConfig::RwkvChannelMix(_) => "channel_mix",
         }
     }
 }
@@ -99,13 +114,24 @@ impl ModelConfig {
     /// # Errors
     /// If an operator refuses its inputs.
     pub fn embed(&self, g: &mut Graph, types: &WeightTypes, seqs: &Sequences) -> Result<Value, GraphError> {
-        let x = embedding(g, types, EMBEDDING, seqs.ids, self.vocab_size, self.d_model)?;
+        let mut x = embedding(g, types, EMBEDDING, seqs.ids, self.vocab_size, self.d_model)?;
+        if self.embedding_norm {
+            x = self.norm(g, "model.embed_norm", x)?;
+        }
         if !self.learned_positions {
             return Ok(x);
         }
         let name = "model.embed_positions.weight";
         let positions = embedding(g, types, name, seqs.positions, self.max_context, self.d_model)?;
         ops::add(g, x, positions)
+    }
+
+    /// Adds a norm of the model's kind.
+    fn norm(&self, g: &mut Graph, name: &str, x: Value) -> Result<Value, GraphError> {
+        match self.norm {
+            NormKind::Rms => rms_norm(g, name, x, self.norm_eps),
+            NormKind::Layer => layer_norm(g, name, x, self.norm_eps),
+        }
     }
 
     /// Adds block `i`, a segment: hidden states [N, D] in, [N, D] out.
@@ -126,14 +152,14 @@ impl ModelConfig {
         let (layer, name) = (&self.layers[i], format!("model.layers.{i}"));
         g.segment(|g| {
             g.scope(format!("layers.{i}"), |g| {
-                let h = rms_norm(g, &format!("{name}.input_layernorm"), x, self.norm_eps)?;
+                let h = self.norm(g, &format!("{name}.input_layernorm"), x)?;
                 let part = layer.mixer.name();
                 let h = g.scope(part, |g| layer.mixer.mixer().forward(g, types, &format!("{name}.{part}"), h, seqs))?;
                 let x = ops::add(g, x, h)?;
                 if layer.channel == ChannelConfig::None {
                     return Ok(x);
                 }
-                let h = rms_norm(g, &format!("{name}.post_attention_layernorm"), x, self.norm_eps)?;
+                let h = self.norm(g, &format!("{name}.post_attention_layernorm"), x)?;
                 let h = g.scope("mlp", |g| layer.channel.forward(g, types, &format!("{name}.mlp"), h))?;
                 ops::add(g, x, h)
             })
@@ -145,7 +171,7 @@ impl ModelConfig {
     /// # Errors
     /// If an operator refuses its inputs.
     pub fn last_norm(&self, g: &mut Graph, x: Value) -> Result<Value, GraphError> {
-        rms_norm(g, "model.norm", x, self.norm_eps)
+        self.norm(g, "model.norm", x)
     }
 
     /// Adds the head: logits [M, V] of `hidden` [N, D], of the rows that `chosen` `[M]` names, or of all.

@@ -49,6 +49,8 @@ pub struct Sequences {
     pub tokens: Dim,
     /// Angles of rotary positions, made once for all layers with the same settings.
     tables: RefCell<Vec<(RopeConfig, usize, Value)>>,
+    /// What layers hand to later ones beside the residual stream, by name.
+    shared: RefCell<Vec<(&'static str, Value)>>,
 }
 
 impl Sequences {
@@ -61,7 +63,8 @@ impl Sequences {
         let ids = g.input("ids", [tokens], Dtype::I32)?;
         let positions = g.input("positions", [tokens], Dtype::I32)?;
         let cu_seqlens = g.input("cu_seqlens", [sequences.into().plus(1)], Dtype::I32)?;
-        Ok(Sequences { ids, positions, kept: Kept::Whole { cu_seqlens }, tokens, tables: RefCell::default() })
+        let kept = Kept::Whole { cu_seqlens };
+        Ok(Sequences { ids, positions, kept, tokens, tables: RefCell::default(), shared: RefCell::default() })
     }
 
     /// Rows that continue up to `slots` sequences of up to `context` tokens; up to `step` rows at a time.
@@ -84,7 +87,19 @@ impl Sequences {
         let both = g.input("rows", [tokens, 2.into()], Dtype::I32)?;
         let rows = Rows { rows: both, slots, context, step };
         let kept = Kept::Slots { rows, slots: of_row, kv, rollback };
-        Ok(Sequences { ids, positions, kept, tokens, tables: RefCell::default() })
+        Ok(Sequences { ids, positions, kept, tokens, tables: RefCell::default(), shared: RefCell::default() })
+    }
+
+    /// Hands a value to later layers of the same graph, under a name; a later one of that name takes its place.
+    pub(crate) fn share(&self, name: &'static str, value: Value) {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|(other, _)| *other != name);
+        shared.push((name, value));
+    }
+
+    /// What an earlier layer of the graph has handed on under `name`.
+    pub(crate) fn shared(&self, name: &str) -> Option<Value> {
+        self.shared.borrow().iter().find(|(other, _)| *other == name).map(|(_, value)| *value)
     }
 
     /// Turns q or k [N, H, W] by the positions of its rows.

@@ -151,6 +151,8 @@ mod tests {
             tie_embeddings: true,
             logit_softcap: None,
             learned_positions: false,
+            norm: Default::default(),
+            embedding_norm: false,
         };
         let tokens: usize = LENGTHS.iter().sum();
         let mut g = Graph::new(Dtype::F32);

@@ -9,9 +9,10 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
+    AttentionConfig, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
     GatedAssociativeConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound,
-    Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig,
+    Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, NormKind, RetentionConfig, RopeConfig,
+    Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, Sequences, ShortConvConfig, TokenMix,
     WeightTypes,
 };
 
@@ -58,6 +59,18 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gated convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true })),
         ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 9, taps: 3 })),
         ("plain convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 4, gated: false })),
+        ("rwkv 4", MixerConfig::Rwkv4(Rwkv4Config { width: 12, decay: DecayForm::Exponent })),
+        ("rwkv 4, log-decays stored", MixerConfig::Rwkv4(Rwkv4Config { width: 16, decay: DecayForm::Log })),
+        ("rwkv 5.0", MixerConfig::Rwkv5(Rwkv5Config { by_channel: false, gate: false, ..Rwkv5Config::new(2, 6) })),
+        ("rwkv 5.2", MixerConfig::Rwkv5(Rwkv5Config::new(2, 6))),
+        ("rwkv 6, chosen form", MixerConfig::Rwkv6(rwkv6(None))),
+        ("rwkv 6, chunked", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Chunked)))),
+        ("rwkv 6, parallel", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Parallel)))),
+        ("rwkv 7", MixerConfig::Rwkv7(Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) })),
+        ("rwkv channel mix", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false))),
+        ("rwkv channel mix, gated", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Current, true))),
+        ("mamba", MixerConfig::Mamba(MambaConfig { state_size: 5, ..MambaConfig::new(16) })),
+        ("mamba, biases", MixerConfig::Mamba(MambaConfig { bias: true, conv_bias: false, conv: 3, ..MambaConfig::new(16) })),
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
     ]);
     all
@@ -126,6 +139,14 @@ fn decaying() -> Vec<(&'static str, MixerConfig)> {
     all
 }
 
+fn rwkv6(form: Option<GlaForm>) -> Rwkv6Config {
+    Rwkv6Config { mix_rank: 3, decay_rank: 4, form, ..Rwkv6Config::new(2, 6) }
+}
+
+fn channel_mix(mix: TokenMix, receptance: bool) -> RwkvChannelMixConfig {
+    RwkvChannelMixConfig { hidden: 14, receptance, mix }
+}
+
 fn model(mixer: MixerConfig) -> ModelConfig {
     let channel = ChannelConfig::Glu { hidden: 14, activation: Default::default(), bias: false };
     ModelConfig {
@@ -137,7 +158,22 @@ fn model(mixer: MixerConfig) -> ModelConfig {
         tie_embeddings: true,
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     }
+}
+
+/// Every mixer twice, and RWKV-7 as it is stacked: layer norms, one on the embedding, values of the first layer in the second.
+fn models() -> Vec<(&'static str, ModelConfig)> {
+    let mut models: Vec<_> = mixers().into_iter().map(|(name, mixer)| (name, model(mixer))).collect();
+    let first = Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) };
+    let second = Rwkv7Config { value_rank: Some(2), ..first.clone() };
+    let mix = MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false));
+    let layers = [MixerConfig::Rwkv7(first), mix.clone(), MixerConfig::Rwkv7(second), mix];
+    let layers = layers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect();
+    let plain = model(MixerConfig::Attention(attention()));
+    models.push(("rwkv 7, stacked", ModelConfig { layers, norm: NormKind::Layer, embedding_norm: true, ..plain }));
+    models
 }
 
 fn given() -> Vec<(String, Vec<i32>)> {
@@ -148,9 +184,9 @@ fn given() -> Vec<(String, Vec<i32>)> {
 
 #[test]
 fn gradients_of_every_mixer_equal_differences() -> Result<(), GraphError> {
-    for (name, mixer) in mixers() {
+    for (name, config) in models() {
         let mut g = Graph::new(Dtype::F64);
-        let (config, types) = (model(mixer), WeightTypes::new());
+        let types = WeightTypes::new();
         let seqs = Sequences::whole(&mut g, TOKENS, CU.len() - 1)?;
         let hidden = config.hidden(&mut g, &types, &seqs)?;
         let logits = config.logits(&mut g, &types, hidden, None)?;
@@ -176,8 +212,8 @@ fn fill(e: &mut Executor, name: &str, values: &[i32]) {
 #[test]
 fn state_bytes_are_those_of_the_states_that_the_graph_keeps() -> Result<(), GraphError> {
     let (slots, context) = (2, 32);
-    for (name, mixer) in mixers() {
-        let (config, types) = (model(mixer), WeightTypes::new());
+    for (name, config) in models() {
+        let types = WeightTypes::new();
         let mut g = Graph::new(Dtype::F32);
         let rows = g.run_dim("rows", 8)?;
         let seqs = Sequences::slots(&mut g, rows, 8, slots, context, KvFormat::both(Dtype::F32), 0)?;
@@ -192,8 +228,8 @@ fn state_bytes_are_those_of_the_states_that_the_graph_keeps() -> Result<(), Grap
 
 #[test]
 fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> {
-    for (name, mixer) in mixers() {
-        let (config, types) = (model(mixer), WeightTypes::new());
+    for (name, config) in models() {
+        let types = WeightTypes::new();
         let pool = Arc::new(Pool::new(2));
         let mut memory = Memory::new();
         let mut whole = Graph::new(Dtype::F32);

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 22] = [
+pub const MODELS: [&str; 24] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -21,6 +21,8 @@ pub const MODELS: [&str; 22] = [
     "mistral",
     "qwen2",
     "qwen3",
+    "rwkv",
+    "mamba",
     "gla",
     "gla_grouped",
     "gla_older",

@@ -54,6 +54,10 @@ impl Tokenizer {
             ContainerFormat::Gguf => Tokenizer::from_gguf(container.metadata()),
             ContainerFormat::Safetensors => Tokenizer::from_folder(container.folder()),
             ContainerFormat::Llama2c => beside_checkpoint(container),
+            ContainerFormat::RwkvCpp => Err(TokenizerError::Missing {
+                place: PathBuf::from(container.path()),
+                looked_for: "a vocabulary in it, which files of rwkv.cpp do not have: give token ids".into(),
+            }),
         }
     }
 }

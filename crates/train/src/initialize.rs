@@ -3,7 +3,9 @@
 //! The bank of a gated associative memory is uniform to √(6 / (M + D)), its taps to 1/√W, as published.
 //! The gates of Mamba-2 and Gated DeltaNet, −exp(A_log) softplus(x + dt_bias), begin with exp(A_log)
 //! uniform to 16 and softplus(dt_bias) log-uniform from 0.001 to 0.1: memories of 1 to 1000 tokens and more. Mamba-2's
-//! D is 1; mLSTM's forget gates begin with biases from 3 to 6 over its heads; HGRN2's lower bounds rise evenly.
+//! D is 1; mLSTM's forget gates begin with biases from 3 to 6 over its heads; HGRN2's lower bounds rise evenly. Mamba's
+//! states begin with rates of 1 to S and the same time steps. RWKV's token shifts and decays rise over the channels of a
+//! layer, from short memories to long ones, as published; what varies there from layer to layer is left out.
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Memory, Source};
@@ -29,7 +31,10 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
             .name
             .bytes()
             .fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        let values: Vec<f64> = if info.name.ends_with("norm.weight") || info.name.ends_with(".D") {
+        let shape: Vec<usize> = info.ty.shape.dims().iter().filter_map(|d| d.known()).collect();
+        let values: Vec<f64> = if let Some(values) = recurrent(&info.name, &shape, stream) {
+            values
+        } else if info.name.ends_with("norm.weight") || info.name.ends_with(".D") {
             vec![1.0; n]
         } else if info.name.ends_with("igate_proj.bias") {
             vec![INPUT_GATE; n]
@@ -48,7 +53,7 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
         } else if info.name.ends_with(".dt_bias") {
             (0..n as u64).map(|i| inverse_softplus(0.001 * 100f64.powf(uniform(stream, i)))).collect()
         } else {
-            let into_stream = info.name.ends_with("o_proj.weight") || info.name.ends_with("down_proj.weight");
+            let into_stream = INTO_STREAM.iter().any(|end| info.name.ends_with(end));
             let deviation = if into_stream { DEVIATION / (2.0 * layers as f64).sqrt() } else { DEVIATION };
             (0..n as u64).map(|i| deviation * normal(stream, i)).collect()
         };
@@ -58,6 +63,46 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
         }
     }
     Ok(())
+}
+
+/// How the names of matrices end whose products are added to the residual stream.
+const INTO_STREAM: [&str; 5] = [
+    "o_proj.weight",
+    "down_proj.weight",
+    ".mixer.out_proj.weight",
+    ".time_mix.output.weight",
+    ".channel_mix.value.weight",
+];
+
+/// First values of the parameters of Mamba and RWKV that are no plain matrices.
+fn recurrent(name: &str, shape: &[usize], stream: u64) -> Option<Vec<f64>> {
+    let n = shape.iter().product::<usize>();
+    let (layer, part) = ["mixer", "time_mix", "channel_mix"]
+        .into_iter()
+        .find_map(|layer| Some((layer, name.split_once(&format!(".{layer}."))?.1)))?;
+    let all = |value: f64| Some(vec![value; n]);
+    // From 0 to 1 over the channels.
+    let rising = |from: f64, to: f64| {
+        let last = (n.max(2) - 1) as f64;
+        Some((0..n).map(|i| from + (to - from) * i as f64 / last).collect())
+    };
+    let spread = |width: f64| Some((0..n as u64).map(|i| width * (2.0 * uniform(stream, i) - 1.0)).collect());
+    match (layer, part) {
+        ("mixer", "A_log") => Some((0..n).map(|i| ((i % shape[1].max(1) + 1) as f64).ln()).collect()),
+        ("mixer", "D") => all(1.0),
+        ("mixer", "dt_proj.bias") => {
+            Some((0..n as u64).map(|i| inverse_softplus(0.001 * 100f64.powf(uniform(stream, i)))).collect())
+        }
+        ("mixer", "dt_proj.weight" | "conv1d.weight") => spread((shape[1].max(1) as f64).powf(-0.5)),
+        ("time_mix", "time_decay") => rising(-6.0, -1.0),
+        ("time_mix", "time_first") => all(0.5),
+        ("time_mix", "w0") => rising(-6.5, -1.5),
+        ("time_mix", "a0" | "r_k") => all(0.0),
+        ("time_mix", "v0" | "k_a") => all(1.0),
+        ("time_mix", "k_k") => all(0.85),
+        (_, mix) if mix.starts_with("time_mix_") || mix.starts_with("x_") && layer != "mixer" => rising(0.0, 1.0),
+        _ => None,
+    }
 }
 
 /// The number whose softplus is `y`, above 0.
@@ -97,6 +142,20 @@ mod tests {
         assert!(dt.iter().all(|dt| (0.000_999_9..0.100_001).contains(dt)));
         let short = dt.iter().filter(|dt| **dt < 0.01).count();
         assert!((400..600).contains(&short), "{short} of 1000 below 0.01: uniform in the logarithm");
+    }
+
+    #[test]
+    fn parameters_of_recurrences_begin_as_published() {
+        let of = |name: &str, shape: &[usize]| recurrent(&format!("model.layers.3.{name}"), shape, 5);
+        let rates = of("mixer.A_log", &[2, 3]).expect("known");
+        assert_eq!(rates.iter().map(|a| a.exp().round()).collect::<Vec<_>>(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+        assert_eq!(of("time_mix.w0", &[3]).expect("known"), [-6.5, -4.0, -1.5]);
+        assert_eq!(of("channel_mix.x_k", &[3]).expect("known"), [0.0, 0.5, 1.0]);
+        assert_eq!(of("time_mix.k_k", &[2]).expect("known"), [0.85; 2]);
+        assert!(of("mixer.dt_proj.weight", &[4, 16]).expect("known").iter().all(|w| w.abs() <= 0.25));
+        for other in ["mixer.x_proj.weight", "time_mix.key.weight", "time_mix.g_norm.weight", "self_attn.q_proj.weight"] {
+            assert_eq!(of(other, &[2, 2]), None, "{other}");
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ fn a_step_allocates_nothing_alone_or_over_several_micro_batches() {
         tie_embeddings: true,
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     };
     let batch = |seed: i32| {
         let ids: Vec<i32> = (0..33).map(|i| (i * i * 7 + i + seed) % 64).collect();

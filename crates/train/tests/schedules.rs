@@ -22,6 +22,8 @@ fn model(mixers: [MixerConfig; LAYERS]) -> ModelConfig {
         tie_embeddings: true,
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     }
 }
 

@@ -107,6 +107,8 @@ impl Frame {
             tie_embeddings: self.tied,
             logit_softcap: None,
             learned_positions: false,
+            norm: Default::default(),
+            embedding_norm: false,
         }
     }
 }

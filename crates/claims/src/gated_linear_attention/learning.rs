@@ -132,6 +132,8 @@ impl Recall {
             tie_embeddings: true,
             logit_softcap: None,
             learned_positions: false,
+            norm: Default::default(),
+            embedding_norm: false,
         }
     }
 }

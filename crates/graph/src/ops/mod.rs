@@ -22,13 +22,17 @@ pub mod reshape;
 pub mod rope;
 pub mod scan;
 pub mod select_rows;
+pub mod selective_scan;
 pub mod slice_last;
 pub mod softmax;
 pub mod sum;
+pub mod wkv4;
+pub mod wkv6;
+pub mod wkv7;
 
 use crate::GraphError;
 use crate::graph::{Graph, Value};
-use crate::shape::Shape;
+use crate::shape::{Dim, Shape, Type};
 use pointwise::{Binary, Pointwise, Unary};
 
 /// f(x), element by element.
@@ -94,4 +98,29 @@ fn check_offsets(cu_seqlens: &[i32], tokens: usize) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("cu_seqlens must rise from 0 to the {tokens} tokens, but is {cu_seqlens:?}"))
+}
+
+/// Refuses a tensor that is not [N, `tail`].
+fn check_rows(name: &str, ty: &Type, n: Dim, tail: &[usize]) -> Result<(), String> {
+    let (first, rest) = ty.shape.dims().split_first().ok_or_else(|| format!("{name} is a scalar"))?;
+    if *first == n && rest.iter().map(|d| d.known()).eq(tail.iter().map(|&d| Some(d))) {
+        return Ok(());
+    }
+    Err(format!("{name} is {}, [N, {tail:?}] is needed", ty.shape))
+}
+
+/// Refuses a tensor of another fixed shape.
+fn check_fixed(name: &str, ty: &Type, shape: &[usize]) -> Result<(), String> {
+    if ty.shape.dims().iter().map(|d| d.known()).eq(shape.iter().map(|&d| Some(d))) {
+        return Ok(());
+    }
+    Err(format!("{name} is {}, {shape:?} is needed", ty.shape))
+}
+
+/// Refuses slots that are not among `count` states.
+fn check_slots(slots: &[i32], count: usize) -> Result<(), String> {
+    match slots.iter().find(|&&s| s < 0 || s as usize >= count) {
+        Some(slot) => Err(format!("state slot {slot} of {count}")),
+        None => Ok(()),
+    }
 }

@@ -6,13 +6,13 @@ use memwall_formats::gguf::Metadata;
 use memwall_formats::{Container, TensorInfo};
 
 use super::naming::GGUF;
-use super::{Checkpoint, CheckpointError};
+use super::{Checkpoint, CheckpointError, gguf_mamba};
 use crate::config::{ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
 use crate::mixers::attention::AttentionConfig;
 use crate::rope::{RopeConfig, RopeScaling, yarn_magnitude};
 
 /// The architectures, as errors name them.
-pub const KNOWN: &str = "llama (Llama 2 and 3, Mistral), qwen2, qwen3 and memwall";
+pub const KNOWN: &str = "llama (Llama 2 and 3, Mistral), qwen2, qwen3, mamba and memwall";
 
 /// What differs between the families.
 struct Family {
@@ -29,6 +29,7 @@ pub fn open(container: &Container) -> Result<Checkpoint, CheckpointError> {
         "llama" => Family { interleaved: true, qkv_bias: false, qk_norm: false },
         "qwen2" => Family { interleaved: false, qkv_bias: true, qk_norm: false },
         "qwen3" => Family { interleaved: false, qkv_bias: false, qk_norm: true },
+        gguf_mamba::ARCHITECTURE => return gguf_mamba::open(container),
         other => {
             let file = container.path().display().to_string();
             return Err(CheckpointError::Architecture { file, found: other.into(), known: KNOWN });
@@ -116,6 +117,8 @@ fn config(
         tie_embeddings: !tensors.contains_key("lm_head.weight"),
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     })
 }
 

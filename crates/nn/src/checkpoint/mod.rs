@@ -1,9 +1,11 @@
 //! Models in files: from a container's own configuration and tensor names to a [`ModelConfig`] and its weights.
 
 mod gguf;
+mod gguf_mamba;
 mod hugging_face;
 pub(crate) mod memwall;
 mod naming;
+mod rwkv_cpp;
 pub(crate) mod to_gguf;
 mod weights;
 
@@ -106,6 +108,7 @@ impl Checkpoint {
             _ if memwall::is(container) => memwall::open(container)?,
             ContainerFormat::Gguf | ContainerFormat::Llama2c => gguf::open(container)?,
             ContainerFormat::Safetensors => hugging_face::open(container)?,
+            ContainerFormat::RwkvCpp => rwkv_cpp::open(container)?,
         };
         checkpoint.check(container.path(), container.unsupported())?;
         Ok(checkpoint)

@@ -4,17 +4,24 @@
 #[derive(Debug)]
 pub(crate) struct Naming {
     /// Weights outside the layers.
-    top: &'static [(&'static str, &'static str)],
+    top: Pairs,
     /// What stands before the number of a layer; memwall has [`LAYERS`].
     layers: &'static str,
     /// Weights of a layer. Of several names for one weight, the first is the one to write.
-    layer: &'static [(&'static str, &'static str)],
+    layer: Pairs,
+    /// Where two of memwall's layers are one of the convention's: weights of the second of them.
+    second: Option<Pairs>,
 }
 
 const LAYERS: &str = "model.layers.";
 
+/// Prefixes: memwall's and the convention's.
+type Pairs = &'static [(&'static str, &'static str)];
+/// Replaces the prefix of a name by the first pair that has it.
+type Replace<'a> = &'a dyn Fn(&str, Pairs) -> Option<String>;
+
 /// memwall's own.
-pub(crate) const OWN: Naming = Naming { top: &[], layers: LAYERS, layer: &[] };
+pub(crate) const OWN: Naming = Naming { top: &[], layers: LAYERS, layer: &[], second: None };
 
 /// GGUF's for Llama-like families.
 pub(crate) const GGUF: Naming = Naming {
@@ -33,17 +40,30 @@ pub(crate) const GGUF: Naming = Naming {
         ("mlp.up_proj.", "ffn_up."),
         ("mlp.down_proj.", "ffn_down."),
     ],
+    second: None,
 };
 
 impl Naming {
     /// memwall's name of the convention's `name`; a name that the convention does not know is kept.
     pub(crate) fn ours(&self, name: &str) -> String {
-        self.replaced(name, (self.layers, LAYERS), |&(ours, theirs)| (theirs, ours))
+        self.replaced(name, (self.layers, LAYERS), |&(ours, theirs)| (theirs, ours), |layer, part, replace| {
+            let Some(second) = self.second else { return (layer, replace(part, self.layer)) };
+            match replace(part, second) {
+                Some(part) => (2 * layer + 1, Some(part)),
+                None => (2 * layer, replace(part, self.layer)),
+            }
+        })
     }
 
     /// The convention's name of memwall's `name`.
     pub(crate) fn theirs(&self, name: &str) -> String {
-        self.replaced(name, (LAYERS, self.layers), |&(ours, theirs)| (ours, theirs))
+        self.replaced(name, (LAYERS, self.layers), |&(ours, theirs)| (ours, theirs), |layer, part, replace| {
+            match self.second {
+                Some(second) if layer % 2 == 1 => (layer / 2, replace(part, second)),
+                Some(_) => (layer / 2, replace(part, self.layer)),
+                None => (layer, replace(part, self.layer)),
+            }
+        })
     }
 
     fn replaced(
@@ -51,32 +71,37 @@ impl Naming {
         name: &str,
         (from_layers, to_layers): (&str, &str),
         turn: impl Fn(&(&'static str, &'static str)) -> (&'static str, &'static str),
+        part_of: impl Fn(usize, &str, Replace<'_>) -> (usize, Option<String>),
     ) -> String {
-        let replace = |name: &str, pairs: &'static [(&'static str, &'static str)]| {
+        let replace = |name: &str, pairs: Pairs| {
             pairs.iter().map(&turn).find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
         };
-        if let Some((layer, part)) = name.strip_prefix(from_layers).and_then(|rest| rest.split_once('.')) {
-            let part = replace(part, self.layer).unwrap_or_else(|| part.to_string());
-            return format!("{to_layers}{layer}.{part}");
+        if let Some(name) = replace(name, self.top) {
+            return name;
         }
-        replace(name, self.top).unwrap_or_else(|| name.to_string())
+        let parts = name.strip_prefix(from_layers).and_then(|rest| rest.split_once('.'));
+        if let Some((layer, part)) = parts
+            && let Ok(layer) = layer.parse::<u32>()
+        {
+            let (layer, replaced) = part_of(layer as usize, part, &replace);
+            return format!("{to_layers}{layer}.{}", replaced.as_deref().unwrap_or(part));
+        }
+        name.to_string()
     }
 
     /// A convention of Hugging Face's files, whose layers are numbered as memwall's.
-    pub(crate) const fn of_folder(
-        top: &'static [(&'static str, &'static str)],
-        layer: &'static [(&'static str, &'static str)],
-    ) -> Naming {
-        Naming { top, layers: LAYERS, layer }
+    pub(crate) const fn of_folder(top: Pairs, layer: Pairs) -> Naming {
+        Naming::of_layers(top, LAYERS, layer)
     }
 
-    /// A convention that has `layers` before the number of a layer.
-    pub(crate) const fn of_layers(
-        layers: &'static str,
-        top: &'static [(&'static str, &'static str)],
-        layer: &'static [(&'static str, &'static str)],
-    ) -> Naming {
-        Naming { top, layers, layer }
+    /// A convention whose layers are numbered after `layers`.
+    pub(crate) const fn of_layers(top: Pairs, layers: &'static str, layer: Pairs) -> Naming {
+        Naming { top, layers, layer, second: None }
+    }
+
+    /// A convention whose layers, numbered after `layers`, are two of memwall's each: a time mix and a channel mix.
+    pub(crate) const fn of_pairs(top: Pairs, layers: &'static str, first: Pairs, second: Pairs) -> Naming {
+        Naming { top, layers, layer: first, second: Some(second) }
     }
 }
 

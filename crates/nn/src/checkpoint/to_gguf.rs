@@ -8,7 +8,7 @@ use memwall_formats::gguf::Metadata;
 
 use super::memwall::{ARCHITECTURE, CONFIG_KEY};
 use super::naming::{GGUF, Naming, OWN};
-use crate::config::{Activation, ChannelConfig, MixerConfig, ModelConfig};
+use crate::config::{Activation, ChannelConfig, MixerConfig, ModelConfig, NormKind};
 use crate::mixers::attention::AttentionConfig;
 use crate::rope::{RopeConfig, RopeScaling, yarn_magnitude};
 
@@ -138,6 +138,8 @@ fn shared(config: &ModelConfig) -> Option<Shared<'_>> {
     let rope = a.rope.as_ref()?;
     let plain = config.layers.iter().all(|layer| layer == first)
         && !config.learned_positions
+        && config.norm == NormKind::Rms
+        && !config.embedding_norm
         && config.logit_softcap.is_none()
         && a.gate.is_none()
         && a.softcap.is_none()
@@ -169,6 +171,8 @@ mod tests {
             tie_embeddings: false,
             logit_softcap: None,
             learned_positions: false,
+            norm: Default::default(),
+            embedding_norm: false,
         }
     }
 

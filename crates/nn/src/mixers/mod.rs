@@ -1,6 +1,7 @@
 //! Token mixers, one file each.
 
 pub mod attention;
+pub mod decay;
 pub mod delta_net;
 pub mod gate_layout;
 pub mod gated_associative;
@@ -11,7 +12,14 @@ mod linear_memory;
 pub mod mamba2;
 pub mod mlstm;
 pub mod retention;
+pub mod mamba;
+pub mod rwkv4;
+pub mod rwkv5;
+pub mod rwkv6;
+pub mod rwkv7;
+pub mod rwkv_channel_mix;
 pub mod short_conv;
+pub mod token_shift;
 
 use memwall_graph::{Graph, GraphError, Value};
 

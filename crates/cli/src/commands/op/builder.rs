@@ -113,6 +113,18 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Refuses elements of a real input that are not as `wanted` says.
+    ///
+    /// # Errors
+    /// Names the input and its first such element.
+    pub fn check_elements(&self, name: &str, wanted: &str, fits: impl Fn(f64) -> bool) -> anyhow::Result<()> {
+        let elements = self.given(name).and_then(Tensor::reals).unwrap_or_default();
+        match elements.iter().position(|&x| !fits(x)) {
+            Some(i) => bail!("{name}: element {i} is {}: it must be {wanted}", elements[i]),
+            None => Ok(()),
+        }
+    }
+
     /// A real input in the precision asked for; gradients are made of it.
     ///
     /// # Errors

@@ -134,6 +134,8 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     })
 }
 

@@ -16,12 +16,12 @@ use crate::mixers::mamba2::Mamba2Config;
 
 /// Tensor names; `embedding` is that of the first releases.
 pub(super) const NAMING: Naming = Naming::of_layers(
-    "backbone.layers.",
     &[
         ("model.embed_tokens.", "backbone.embeddings."),
         ("model.embed_tokens.", "backbone.embedding."),
         ("model.norm.", "backbone.norm_f."),
     ],
+    "backbone.layers.",
     &[("input_layernorm.", "norm.")],
 );
 
@@ -75,6 +75,8 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
         logit_softcap: None,
         learned_positions: false,
+        norm: Default::default(),
+        embedding_norm: false,
     })
 }
 

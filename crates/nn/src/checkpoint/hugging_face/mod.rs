@@ -7,9 +7,11 @@ mod gla;
 mod hgrn2;
 mod linear_attention;
 mod llama;
+mod mamba;
 mod mamba2;
 mod retnet;
 mod rope;
+mod rwkv;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +28,7 @@ use config_json::ConfigJson;
 use llama::Family;
 
 /// The families, as errors name them.
-const KNOWN: &str = "llama, mistral, qwen2, qwen3, gla, retnet, hgrn2, delta_net, gated_deltanet, linear_attn, mamba2 \
+const KNOWN: &str = "llama, mistral, qwen2, qwen3, gla, retnet, hgrn2, delta_net, gated_deltanet, linear_attn, mamba, mamba2, rwkv \
                      and memwall";
 
 /// The file that says what the model is.
@@ -65,6 +67,18 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
             let mut tensors = named(&mamba2::NAMING);
             mamba2::adapt(&mut tensors, &config);
             (config, &mamba2::NAMING, tensors)
+        }
+        (None, "rwkv") => {
+            let config = rwkv::config(&json, tensors.len())?;
+            let mut tensors = named(&rwkv::NAMING);
+            rwkv::adapt(&mut tensors);
+            (config, &rwkv::NAMING, tensors)
+        }
+        (None, "mamba") => {
+            let config = mamba::config(&json, tensors.len())?;
+            let mut tensors = named(&mamba::NAMING);
+            mamba::adapt(&mut tensors);
+            (config, &mamba::NAMING, tensors)
         }
         (None, ARCHITECTURE) => (own(&json)?, &OWN, named(&OWN)),
         (None, other) => {

@@ -17,8 +17,8 @@ use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, re
 pub const MIXER: Operator = Operator {
     name: "mixer",
     about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
-            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, linear_attention, retention, mamba2, \
-            hgrn2, mlstm, short_conv; keys as in a recipe",
+            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, linear_attention, retention, mamba, \
+            mamba2, hgrn2, mlstm, rwkv4 to rwkv7, rwkv_channel_mix, gated_associative, short_conv; keys as in a recipe",
     inputs: &[
         real("x", "B T D", "inputs"),
         integer("cu_seqlens", "S+1", "where packed sequences begin, and the end; then B is 1").optional(),
@@ -53,7 +53,9 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
     let mut config: MixerConfig = config(b)?;
     config.check("--config")?;
     let forms = config.mixer().forms();
-    let form = b.form.unwrap_or(if forms.contains(&MixerForm::Parallel) { Form::Parallel } else { Form::Chunked });
+    let usual = [(MixerForm::Parallel, Form::Parallel), (MixerForm::Chunked, Form::Chunked)];
+    let usual = usual.into_iter().find(|(has, _)| forms.contains(has)).map_or(Form::Recurrent, |(_, form)| form);
+    let form = b.form.unwrap_or(usual);
     let declared = match form {
         Form::Parallel => MixerForm::Parallel,
         Form::Chunked => MixerForm::Chunked,
@@ -72,12 +74,22 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::Hgrn2(c) => c.form = memory,
         MixerConfig::Mlstm(c) => c.form = memory,
         MixerConfig::DeltaNet(delta) => delta.form = Some(DeltaForm::Chunked),
-        MixerConfig::Attention(_) | MixerConfig::ShortConv(_) | MixerConfig::GatedAssociative(_) => {}
+        MixerConfig::Rwkv6(c) => c.form = memory,
+        MixerConfig::Attention(_)
+        | MixerConfig::ShortConv(_)
+        | MixerConfig::GatedAssociative(_)
+        | MixerConfig::Mamba(_)
+        | MixerConfig::Rwkv4(_)
+        | MixerConfig::Rwkv5(_)
+        | MixerConfig::Rwkv7(_)
+        | MixerConfig::RwkvChannelMix(_) => {}
     }
     let (rows, tokens, width) = (b.size('B'), b.size('T'), b.size('D'));
     let (_, offsets) = cu_seqlens(b)?;
     let places = slots(&offsets);
-    let (x, seqs) = if form == Form::Recurrent { kept(b, &offsets, &places)? } else { whole(b, &offsets)? };
+    // A mixer that has no other form has it over whole sequences too, with the same bits and with gradients.
+    let steps = form == Form::Recurrent && forms.len() > 1;
+    let (x, seqs) = if steps { kept(b, &offsets, &places)? } else { whole(b, &offsets)? };
     b.feed_value(seqs.positions, &places.iter().map(|p| p[1]).collect::<Vec<_>>());
     let y = config.mixer().forward(&mut b.g, &WeightTypes::new(), LAYER, x, &seqs)?;
     Ok(vec![Made { name: "y", value: y, shape: Some(vec![rows, tokens, width]) }])

@@ -16,7 +16,9 @@ mod norm;
 mod pointwise;
 mod rope;
 mod rows;
+mod selective_scan;
 mod sequences;
+mod wkv;
 
 use super::operator::Operator;
 
@@ -34,6 +36,14 @@ pub const ALL: &[&Operator] = &[
     &linear_attention::TAYLOR,
     &linear_attention::APPEND_ONE,
     &linear_attention::NORMALIZE,
+    &wkv::WKV4,
+    &wkv::WKV4_STEP,
+    &wkv::WKV6,
+    &wkv::WKV6_STEP,
+    &wkv::WKV7,
+    &wkv::WKV7_STEP,
+    &selective_scan::SELECTIVE_SCAN,
+    &selective_scan::SELECTIVE_SCAN_STEP,
     &conv1d::CONV1D,
     &conv1d::CONV1D_STEP,
     &layers::MIXER,
