@@ -538,12 +538,8 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
 
 fn parse_all(bytes: &[u8]) {
     let file = Path::new("damaged");
-    let headers = [
-        gguf::parse(file, bytes),
-        st::parse(file, bytes),
-        llama2c::parse(file, bytes),
-        rwkv_cpp::parse(file, bytes),
-    ];
+    let headers =
+        [gguf::parse(file, bytes), st::parse(file, bytes), llama2c::parse(file, bytes), rwkv_cpp::parse(file, bytes)];
     for header in headers.into_iter().flatten() {
         for tensor in header.tensors {
             assert!(tensor.bytes == 0 || tensor.offset + tensor.bytes <= bytes.len() as u64);

@@ -62,6 +62,24 @@ fn published_logits_come_out_however_the_prompt_is_cut() -> Result<(), InferErro
     Ok(())
 }
 
+/// Models of versions that have no published file: the equations in f64 are the reference (`golden_rwkv/make.py`).
+#[test]
+fn versions_5_2_and_6_equal_the_equations_in_f64() -> Result<(), InferError> {
+    for name in ["rwkv5.2", "rwkv6"] {
+        let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden_rwkv");
+        let model = Model::open(golden.join(format!("{name}.bin")))?;
+        let bytes = std::fs::read(golden.join(format!("{name}.logits.bin")))?;
+        let want: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let tokens: Vec<u32> = (0..8).map(|i| (7 * i * i + 3 * i) % 32).collect();
+        let mut engine = engine(&model, 8)?;
+        let logits = engine.step(&[StepRows { slot: 0, tokens: &tokens }], Wanted::All)?;
+        let worst = logits.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{name}: logits differ by at most {worst:.2e}");
+        assert!(logits.len() == want.len() && worst < 1e-5, "{name}: logits differ by {worst}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_file_cut_between_two_tensors_is_refused_by_the_name_of_what_is_missing() {
     let Some(path) = data("tiny-rwkv-7v0-834K-FP32.bin") else { return };

@@ -66,11 +66,17 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("rwkv 6, chosen form", MixerConfig::Rwkv6(rwkv6(None))),
         ("rwkv 6, chunked", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Chunked)))),
         ("rwkv 6, parallel", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Parallel)))),
-        ("rwkv 7", MixerConfig::Rwkv7(Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) })),
+        (
+            "rwkv 7",
+            MixerConfig::Rwkv7(Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) }),
+        ),
         ("rwkv channel mix", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false))),
         ("rwkv channel mix, gated", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Current, true))),
         ("mamba", MixerConfig::Mamba(MambaConfig { state_size: 5, ..MambaConfig::new(16) })),
-        ("mamba, biases", MixerConfig::Mamba(MambaConfig { bias: true, conv_bias: false, conv: 3, ..MambaConfig::new(16) })),
+        (
+            "mamba, biases",
+            MixerConfig::Mamba(MambaConfig { bias: true, conv_bias: false, conv: 3, ..MambaConfig::new(16) }),
+        ),
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
     ]);
     all

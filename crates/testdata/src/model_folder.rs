@@ -110,7 +110,7 @@ impl ModelFolder {
                 ((6.0 / fan_in).sqrt().log2() + 0.5).floor().exp2()
             }
         };
-        let is_norm = name.contains("norm") || name.contains(".ln_");
+        let is_norm = name.contains("norm") || name.contains("ln") && name.ends_with(".weight");
         let state = name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ self.seed, |state, byte| {
             (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });

@@ -153,7 +153,8 @@ mod tests {
         assert_eq!(of("channel_mix.x_k", &[3]).expect("known"), [0.0, 0.5, 1.0]);
         assert_eq!(of("time_mix.k_k", &[2]).expect("known"), [0.85; 2]);
         assert!(of("mixer.dt_proj.weight", &[4, 16]).expect("known").iter().all(|w| w.abs() <= 0.25));
-        for other in ["mixer.x_proj.weight", "time_mix.key.weight", "time_mix.g_norm.weight", "self_attn.q_proj.weight"] {
+        for other in ["mixer.x_proj.weight", "time_mix.key.weight", "time_mix.g_norm.weight", "self_attn.q_proj.weight"]
+        {
             assert_eq!(of(other, &[2, 2]), None, "{other}");
         }
     }

@@ -129,6 +129,57 @@ fn the_gated_delta_rule_and_its_gradients_equal_those_of_pytorch_in_every_form()
     }
 }
 
+#[test]
+fn recurrences_of_rwkv_and_mamba_and_their_gradients_equal_those_of_pytorch() {
+    let cases: [(&str, &[&str]); 6] = [
+        ("wkv4", &[]),
+        ("wkv6", &["--form", "recurrent"]),
+        ("wkv6", &["--form", "chunked", "--chunk", "16"]),
+        ("wkv6", &["--form", "parallel"]),
+        ("wkv7", &[]),
+        ("selective_scan", &[]),
+    ];
+    for (name, options) in cases {
+        let want = read(&golden(&format!("{name}.out.safetensors")));
+        for (dtype, bar) in [("f64", 1e-12), ("f32", 1e-5)] {
+            for threads in ["1", "2"] {
+                let options = [options, &["--grad", "--dtype", dtype, "--threads", threads]].concat();
+                let made = run(name, &golden(&format!("{name}.in.safetensors")), &options);
+                for (tensor, want) in &want {
+                    let worst = difference(tensor, &made[tensor], want);
+                    assert!(worst < bar, "{name} {options:?}, {tensor}: {worst:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn recurrences_of_rwkv_and_mamba_refuse_bad_input_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    let rows = |name: &'static str, value: f64| reals(name, &[1, 3, 4], &[value; 12]);
+    let op = |name: &str, given: &[Given], parts: &[&str]| {
+        write(&input, given);
+        refused(&["op", name, "--in", text(&input), "--out", text(&out)], parts);
+    };
+    let wkv = |decay: f64| {
+        vec![reals("log_decay", &[4], &[decay; 4]), reals("bonus", &[4], &[0.5; 4]), rows("k", 0.1), rows("v", 0.2)]
+    };
+    op("wkv4", &wkv(0.5), &["log_decay", "element 0 is 0.5", "at most 0"]);
+    op("wkv4", &wkv(f64::NAN), &["log_decay", "NaN"]);
+    let mut wide = wkv(-0.5);
+    wide[3] = reals("v", &[1, 3, 5], &[0.2; 15]);
+    op("wkv4", &wide, &["v has shape [1, 3, 5]"]);
+    let scan = |delta: f64, a: f64| {
+        let shared = |name: &'static str| reals(name, &[1, 3, 2], &[0.3; 6]);
+        let (a, skip) = (reals("a", &[4, 2], &[a; 8]), reals("skip", &[4], &[1.0; 4]));
+        vec![rows("x", 0.1), rows("delta", delta), a, shared("b"), shared("c"), skip]
+    };
+    op("selective_scan", &scan(-0.1, -1.0), &["delta", "element 0 is -0.1", "at least 0"]);
+    op("selective_scan", &scan(0.1, 1.0), &["a", "element 0 is 1", "at most 0"]);
+}
+
 /// Tensors of the delta rule, [1, T, heads, width] or as rows of a step [T, heads, width].
 fn delta_tensors(lead: &[usize], [t, h, kw, vw]: [usize; 4]) -> Vec<Given> {
     let rows = |tail: &[usize]| [lead, &[t], tail].concat();

@@ -4,7 +4,7 @@
 
 Needs torch and safetensors. Each case is two files: NAME.in.safetensors, what `memwall op` is given, and
 NAME.out.safetensors, what it must write, gradients included. The definitions below are dense and plain: all pairs of
-scores for attention, token by token for gated linear attention and the delta rule.
+scores for attention, token by token for gated linear attention, the delta rule, RWKV's recurrences and the selective scan.
 """
 
 from pathlib import Path
@@ -111,3 +111,87 @@ for gate in ["head", "channel"]:
     packed = ["q", "k", "v", "beta", "g", "o", "dq", "dk", "dv", "dbeta", "dg", "do"]
     given = {**inputs, **{f"d{n}": x for n, x in seeds.items()}, "cu_seqlens": torch.tensor(cu)}
     save(f"delta_{gate}", row(given), row(made))
+
+
+def by_sequence(first, step, cu):
+    """Outputs of every token, and the state after each sequence."""
+    outputs, states = [], []
+    for i in range(len(cu) - 1):
+        state = first()
+        for t in range(cu[i], cu[i + 1]):
+            state, o = step(state, t)
+            outputs.append(o)
+        states.append(state)
+    return torch.stack(outputs), torch.stack(states)
+
+
+def recurrence(name, inputs, first, step, output="o"):
+    """Saves a recurrence over packed sequences with the gradients of its inputs; those over all tokens get a row of one."""
+    for x in inputs.values():
+        x.requires_grad_()
+    o, final = by_sequence(first, step, cu)
+    seed = draw(*o.shape)
+    made = with_gradients(inputs, {output: o}, {output: seed})
+    tokens = lambda tensors: {n: x[None] if x.shape[0] == cu[-1] else x for n, x in tensors.items()}
+    save(name, tokens({**inputs, f"d{output}": seed}) | {"cu_seqlens": torch.tensor(cu)}, tokens(made) | {"final_state": final})
+
+
+cu = [0, 17, 38]
+n, h, kw, vw = 38, 2, 5, 6
+
+x = {"log_decay": -draw(7).exp(), "bonus": draw(7), "k": draw(n, 7), "v": draw(n, 7)}
+
+
+def wkv4(state, t):
+    """Sums of weights and of weighted values as they are: small numbers need no running exponent."""
+    a, b = state
+    own = (x["bonus"] + x["k"][t]).exp()
+    y = (a + own * x["v"][t]) / (b + own)
+    decay, weight = x["log_decay"].exp(), x["k"][t].exp()
+    return torch.stack([decay * a + weight * x["v"][t], decay * b + weight]), y
+
+
+for value in x.values():
+    value.requires_grad_()
+y, _ = by_sequence(lambda: torch.zeros(2, 7, dtype=torch.float64), wkv4, cu)
+seed = draw(n, 7)
+made = with_gradients(x, {"y": y}, {"y": seed})
+packed = ["k", "v", "y", "dk", "dv", "dy"]
+save("wkv4", row({**x, "dy": seed, "cu_seqlens": torch.tensor(cu)}), row(made))
+
+x6 = {"r": draw(n, h, kw), "k": draw(n, h, kw), "v": draw(n, h, vw), "log_decay": -draw(n, h, kw).exp(), "bonus": draw(h, kw)}
+
+
+def wkv6(state, t):
+    new = x6["k"][t][:, :, None] * x6["v"][t][:, None, :]
+    o = torch.einsum("hk,hkv->hv", x6["r"][t], state + x6["bonus"][:, :, None] * new)
+    return x6["log_decay"][t].exp()[:, :, None] * state + new, o
+
+
+recurrence("wkv6", x6, lambda: torch.zeros(h, kw, vw, dtype=torch.float64), wkv6)
+
+a = draw(n, h, kw)
+a = a / a.norm(dim=-1, keepdim=True)
+x7 = {"r": draw(n, h, kw), "k": draw(n, h, kw), "v": draw(n, h, vw), "a": a, "b": -a * draw(n, h, kw).sigmoid(), "log_decay": -draw(n, h, kw).exp()}
+
+
+def wkv7(state, t):
+    held = torch.einsum("hk,hkv->hv", x7["a"][t], state)
+    state = x7["log_decay"][t].exp()[:, :, None] * state + x7["b"][t][:, :, None] * held[:, None, :]
+    state = state + x7["k"][t][:, :, None] * x7["v"][t][:, None, :]
+    return state, torch.einsum("hk,hkv->hv", x7["r"][t], state)
+
+
+recurrence("wkv7", x7, lambda: torch.zeros(h, kw, vw, dtype=torch.float64), wkv7)
+
+d, states = 7, 4
+xs = {"x": draw(n, d), "delta": draw(n, d).exp(), "a": -draw(d, states).exp(), "b": draw(n, states), "c": draw(n, states), "skip": draw(d)}
+
+
+def scan(state, t):
+    delta, value = xs["delta"][t], xs["x"][t]
+    state = (delta * xs["a"].T).exp() * state + xs["b"][t][:, None] * (delta * value)
+    return state, (xs["c"][t][:, None] * state).sum(0) + xs["skip"] * value
+
+
+recurrence("selective_scan", xs, lambda: torch.zeros(states, d, dtype=torch.float64), scan, output="y")

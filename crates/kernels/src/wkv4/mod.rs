@@ -64,7 +64,10 @@ impl<T> Wkv4Inputs<'_, T> {
 
 /// Tokens of all sequences; panics if the offsets do not rise from 0.
 fn tokens(cu_seqlens: &[i32]) -> usize {
-    assert!(cu_seqlens.first() == Some(&0) && cu_seqlens.is_sorted(), "wkv4: cu_seqlens {cu_seqlens:?} must rise from 0");
+    assert!(
+        cu_seqlens.first() == Some(&0) && cu_seqlens.is_sorted(),
+        "wkv4: cu_seqlens {cu_seqlens:?} must rise from 0"
+    );
     cu_seqlens[cu_seqlens.len() - 1] as usize
 }
 
@@ -139,9 +142,8 @@ impl<T: Real> Kernel<T> for Sweep<'_, T> {
             while let Some(first) = rows.next() {
                 let slot = (self.slot)(first);
                 // SAFETY: channels are this task's own in every state and row.
-                let states = unsafe {
-                    std::array::from_fn(|i| self.states.part(channels.range((slot * STATE_ROWS + i) * d)))
-                };
+                let states =
+                    unsafe { std::array::from_fn(|i| self.states.part(channels.range((slot * STATE_ROWS + i) * d))) };
                 let mut state = State::load(s, &states);
                 let mut row = first;
                 loop {

@@ -207,14 +207,7 @@ pub fn wkv6_step<T: Real>(
     recurrent(pool, wkv, &x, Rows::Slots(slots), states, o);
 }
 
-fn recurrent<T: Real>(
-    pool: &Pool,
-    wkv: &Wkv6,
-    x: &Wkv6Inputs<'_, T>,
-    rows: Rows<'_>,
-    states: &mut [T],
-    o: &mut [T],
-) {
+fn recurrent<T: Real>(pool: &Pool, wkv: &Wkv6, x: &Wkv6Inputs<'_, T>, rows: Rows<'_>, states: &mut [T], o: &mut [T]) {
     let sweep = Sweep { heads: wkv.heads, keys: wkv.key_width, values: wkv.value_width, rows };
     let (states, o) = (Disjoint::new(states), Disjoint::new(o));
     sweep.run(pool, |lanes| T::dispatch(Recurrent { wkv, x, lanes, states, o }));

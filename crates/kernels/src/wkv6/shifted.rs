@@ -6,9 +6,7 @@
 
 use super::{Form, Wkv6, Wkv6Gradients, Wkv6Inputs};
 use crate::disjoint::Disjoint;
-use crate::gla::{
-    Gate, gla_backward, gla_backward_scratch, gla_forward, gla_scratch, scratch_bytes, workers,
-};
+use crate::gla::{Gate, gla_backward, gla_backward_scratch, gla_forward, gla_scratch, scratch_bytes, workers};
 use crate::rows::for_rows;
 use crate::{Pool, Real};
 
@@ -142,9 +140,7 @@ pub(super) fn backward<T: Real>(
     let ds = Shifted::of(wkv, tokens, gradients);
     let (gla, gate, cu) = (wkv.gla(), Gate::Channel(&*s.g), x.cu_seqlens);
     let (initial, d_initial) = (x.initial_state, d.initial_state);
-    gla_backward(
-        pool, &gla, form, x.r, s.k, s.v, gate, cu, initial, d_o, None, d.r, ds.k, ds.v, ds.g, d_initial, rest,
-    );
+    gla_backward(pool, &gla, form, x.r, s.k, s.v, gate, cu, initial, d_o, None, d.r, ds.k, ds.v, ds.g, d_initial, rest);
     unshift(cu, ds.k, d.k);
     unshift(cu, ds.v, d.v);
     unshift(cu, ds.g, d.log_decay);

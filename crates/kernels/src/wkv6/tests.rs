@@ -141,10 +141,9 @@ fn compare<T: Real>(wkv: Wkv6, tolerance: f64) -> (usize, [f64; 2]) {
 
 #[test]
 fn every_form_equals_the_definition() {
-    for (name, (cases, worst)) in [
-        ("f64", compare::<f64>(Wkv6::new(2, 20, 9), 1e-12)),
-        ("f32", compare::<f32>(Wkv6::new(2, 33, 70), 5e-6)),
-    ] {
+    for (name, (cases, worst)) in
+        [("f64", compare::<f64>(Wkv6::new(2, 20, 9), 1e-12)), ("f32", compare::<f32>(Wkv6::new(2, 33, 70), 5e-6))]
+    {
         eprintln!("wkv6 {name}: {cases} cases, worst error {:.1e} forward, {:.1e} backward", worst[0], worst[1]);
     }
 }

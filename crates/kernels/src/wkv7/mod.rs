@@ -105,13 +105,7 @@ pub fn wkv7_backward_scratch<T: Real>(wkv: &Wkv7, longest: usize, threads: usize
 ///
 /// # Panics
 /// If a shape is not as [`Wkv7::check`] wants it.
-pub fn wkv7_forward<T: Real>(
-    pool: &Pool,
-    wkv: &Wkv7,
-    x: &Wkv7Inputs<'_, T>,
-    o: &mut [T],
-    final_state: &mut [T],
-) {
+pub fn wkv7_forward<T: Real>(pool: &Pool, wkv: &Wkv7, x: &Wkv7Inputs<'_, T>, o: &mut [T], final_state: &mut [T]) {
     wkv.expect_shapes(x);
     assert_eq!(o.len(), x.v.len(), "wkv7: o is [N, H, V]");
     let state = wkv.state_elements(x.cu_seqlens.len() - 1);
@@ -137,13 +131,9 @@ pub fn wkv7_backward<T: Real>(
 ) {
     wkv.expect_shapes(x);
     assert_eq!(d_o.len(), x.v.len(), "wkv7: d_o is [N, H, V]");
-    for (name, found) in [
-        ("dr", d.r.len()),
-        ("dk", d.k.len()),
-        ("da", d.a.len()),
-        ("db", d.b.len()),
-        ("d_log_decay", d.log_decay.len()),
-    ] {
+    for (name, found) in
+        [("dr", d.r.len()), ("dk", d.k.len()), ("da", d.a.len()), ("db", d.b.len()), ("d_log_decay", d.log_decay.len())]
+    {
         assert_eq!(found, x.r.len(), "wkv7: {name} is [N, H, K]");
     }
     assert_eq!(d.v.len(), x.v.len(), "wkv7: dv is [N, H, V]");

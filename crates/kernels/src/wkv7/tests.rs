@@ -144,22 +144,17 @@ fn the_sweep_equals_the_definition_and_gradients_in_f32_those_in_f64() {
         }
     }
     let [f64, f32, gradients] = worst;
-    eprintln!("wkv7: {cases} cases, worst error {f64:.1e} in f64, {f32:.1e} in f32, {gradients:.1e} of gradients in f32");
+    eprintln!(
+        "wkv7: {cases} cases, worst error {f64:.1e} in f64, {f32:.1e} in f32, {gradients:.1e} of gradients in f32"
+    );
 }
 
 #[test]
 fn gradients_equal_finite_differences() {
     let case = Case::<f64>::new(Wkv7::new(2, 4, 3), &[19, 0, 2], 0.3, false);
     type Tensor = fn(&mut Case<f64>) -> &mut Vec<f64>;
-    let tensors: [Tensor; 7] = [
-        |c| &mut c.r,
-        |c| &mut c.k,
-        |c| &mut c.v,
-        |c| &mut c.a,
-        |c| &mut c.b,
-        |c| &mut c.g,
-        |c| &mut c.initial,
-    ];
+    let tensors: [Tensor; 7] =
+        [|c| &mut c.r, |c| &mut c.k, |c| &mut c.v, |c| &mut c.a, |c| &mut c.b, |c| &mut c.g, |c| &mut c.initial];
     let gradients = case.backward(1);
     for (i, tensor) in tensors.iter().enumerate() {
         let difference: Vec<f64> = (0..tensor(&mut case.clone()).len())

@@ -46,24 +46,32 @@ pub(crate) const GGUF: Naming = Naming {
 impl Naming {
     /// memwall's name of the convention's `name`; a name that the convention does not know is kept.
     pub(crate) fn ours(&self, name: &str) -> String {
-        self.replaced(name, (self.layers, LAYERS), |&(ours, theirs)| (theirs, ours), |layer, part, replace| {
-            let Some(second) = self.second else { return (layer, replace(part, self.layer)) };
-            match replace(part, second) {
-                Some(part) => (2 * layer + 1, Some(part)),
-                None => (2 * layer, replace(part, self.layer)),
-            }
-        })
+        self.replaced(
+            name,
+            (self.layers, LAYERS),
+            |&(ours, theirs)| (theirs, ours),
+            |layer, part, replace| {
+                let Some(second) = self.second else { return (layer, replace(part, self.layer)) };
+                match replace(part, second) {
+                    Some(part) => (2 * layer + 1, Some(part)),
+                    None => (2 * layer, replace(part, self.layer)),
+                }
+            },
+        )
     }
 
     /// The convention's name of memwall's `name`.
     pub(crate) fn theirs(&self, name: &str) -> String {
-        self.replaced(name, (LAYERS, self.layers), |&(ours, theirs)| (ours, theirs), |layer, part, replace| {
-            match self.second {
+        self.replaced(
+            name,
+            (LAYERS, self.layers),
+            |&(ours, theirs)| (ours, theirs),
+            |layer, part, replace| match self.second {
                 Some(second) if layer % 2 == 1 => (layer / 2, replace(part, second)),
                 Some(_) => (layer / 2, replace(part, self.layer)),
                 None => (layer, replace(part, self.layer)),
-            }
-        })
+            },
+        )
     }
 
     fn replaced(

@@ -106,7 +106,8 @@ impl Mixer for Rwkv5Config {
         let w = self.by_head(g, &format!("{name}.time_decay"))?;
         let w = self.decay.log(g, w)?;
         // Every token has the same.
-        let none = g.push1(Fill::new(Type::new([rows, self.heads.into(), self.head_dim.into()], g.elem()), 0.0), &[])?;
+        let none =
+            g.push1(Fill::new(Type::new([rows, self.heads.into(), self.head_dim.into()], g.elem()), 0.0), &[])?;
         let w = ops::add(g, none, w)?;
         let u = self.by_head(g, &format!("{name}.time_first"))?;
         let o = read_state(g, name, (self.heads, self.head_dim), [r, k, v, w, u], None, seqs)?;

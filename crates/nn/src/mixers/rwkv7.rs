@@ -129,7 +129,9 @@ impl Rwkv7Config {
             return Ok(v);
         };
         let Some(first) = seqs.shared(FIRST_VALUES) else {
-            return Err(g.refused("rwkv7", "value_rank is given, but no layer without it stands before this one in the graph"));
+            return Err(
+                g.refused("rwkv7", "value_rank is given, but no layer without it stands before this one in the graph")
+            );
         };
         let towards = self.low_rank(g, types, &format!("{name}.v"), x, rank, None)?;
         let towards = self.gated(g, &format!("{name}.v0"), towards)?;
@@ -191,8 +193,7 @@ impl Mixer for Rwkv7Config {
         let less = ops::mul(g, less, k)?;
         let k = ops::add(g, k, less)?;
 
-        let [r, k, v, w, rate] =
-            [by_head(g, r)?, by_head(g, k)?, by_head(g, v)?, by_head(g, w)?, by_head(g, rate)?];
+        let [r, k, v, w, rate] = [by_head(g, r)?, by_head(g, k)?, by_head(g, v)?, by_head(g, w)?, by_head(g, rate)?];
         let a = ops::unary(g, Unary::Neg, kappa)?;
         let b = ops::mul(g, kappa, rate)?;
         let kernel = Kernel::new(h, width, width);

@@ -81,7 +81,8 @@ impl TokenShift {
 
     /// Mixed by the weight of the layer `name` for `part`.
     pub(super) fn mixed(&self, g: &mut Graph, name: &str, part: &str) -> Result<Value, GraphError> {
-        let channels = g.shape(self.base).width().ok_or_else(|| g.refused("token shift", "a model has a fixed width"))?;
+        let channels =
+            g.shape(self.base).width().ok_or_else(|| g.refused("token shift", "a model has a fixed width"))?;
         let share = g.weight(&self.mix.weight(name, part), [channels], g.elem())?;
         self.by(g, share)
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use memwall_formats::TensorInfo;
 
+use super::super::CheckpointError;
 use super::super::naming::Naming;
 use super::super::rwkv_cpp::CONTEXT;
-use super::super::CheckpointError;
 use super::config_json::ConfigJson;
 use super::{activation, layers};
 use crate::config::{Activation, ChannelConfig, LayerConfig, MixerConfig, ModelConfig};

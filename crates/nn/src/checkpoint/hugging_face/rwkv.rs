@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use memwall_formats::TensorInfo;
 use serde_json::Value;
 
+use super::super::CheckpointError;
 use super::super::naming::Naming;
 use super::super::rwkv_cpp::{CONTEXT, flatten};
-use super::super::CheckpointError;
 use super::config_json::ConfigJson;
 use super::layers;
 use crate::config::{ChannelConfig, LayerConfig, MixerConfig, ModelConfig, NormKind};

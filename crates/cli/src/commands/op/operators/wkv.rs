@@ -27,7 +27,10 @@ pub const WKV4: Operator = Operator {
         PACKED,
     ],
     weights: None,
-    outputs: &[real("y", "B T D", "outputs"), real("final_state", "S 3 D", "sums a, b and exponent p of each sequence")],
+    outputs: &[
+        real("y", "B T D", "outputs"),
+        real("final_state", "S 3 D", "sums a, b and exponent p of each sequence"),
+    ],
     attributes: &[],
     forms: &[],
     how: How::Graph(wkv4),
