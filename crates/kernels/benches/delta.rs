@@ -4,31 +4,15 @@
 //! processor time, so that other programs disturb it less. The arithmetic of a token and head is 7 K V
 //! operations forward in the recurrent form: of each element of a state a decay and three multiply-adds.
 
-use std::time::{Duration, Instant};
+mod processor_time;
 
-use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use memwall_kernels::Pool;
 use memwall_kernels::delta::{
     Delta, DeltaGradients, DeltaInputs, Form, Gate, delta_backward, delta_backward_scratch, delta_forward,
     delta_scratch, delta_step,
 };
-
-/// Processor time of this thread so far; wall time where the system does not tell.
-fn busy(start: Instant) -> Duration {
-    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanoseconds = told.as_deref().and_then(|s| s.split(' ').next()).and_then(|n| n.parse().ok());
-    nanoseconds.map_or_else(|| start.elapsed(), Duration::from_nanos)
-}
-
-/// Measures `work`, repeated.
-fn measure(b: &mut Bencher<'_>, mut work: impl FnMut()) {
-    let start = Instant::now();
-    b.iter_custom(|repeats| {
-        let before = busy(start);
-        (0..repeats).for_each(|_| work());
-        busy(start) - before
-    });
-}
+use processor_time::measure;
 
 /// One sequence with keys of length 1, β from 0 to 1 and gates that fade over tens of tokens.
 struct Sequence {

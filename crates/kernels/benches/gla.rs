@@ -1,17 +1,21 @@
 //! Gated linear attention: forward, forward and backward, and decoding; tokens per second by form.
 //!
-//! `cargo bench -p memwall-kernels --bench gla`; `MEMWALL_THREADS` (default 2); gates by channel (GLA), by head
+//! `cargo bench -p memwall-kernels --bench gla`; `MEMWALL_THREADS` (default 2; with 1 the processor's
+//! time, which other programs disturb less, is measured); gates by channel (GLA), by head
 //! (Mamba-2, retention, mLSTM) and none (linear attention), and what surrounds those. The arithmetic of a
 //! token and head is 5 K V operations forward and 15 K V backward in the recurrent form (a multiply
 //! and two multiply-adds for each element of a state, in one and in three sweeps).
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+mod processor_time;
+
+use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use memwall_kernels::Pool;
 use memwall_kernels::feature_map::{taylor, taylor_backward, taylor_width};
 use memwall_kernels::gemm::Compute;
 use memwall_kernels::gla::{Form, Gate, Gla, gla_backward, gla_backward_scratch, gla_forward, gla_scratch, gla_step};
 use memwall_kernels::mlstm::{mlstm_gates, mlstm_gates_backward};
 use memwall_kernels::normalizer::{normalize, normalize_backward};
+use processor_time::measure;
 
 /// What shares a gate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,6 +94,11 @@ impl Sequence {
     }
 }
 
+/// Measures `work` in the processor's time where one thread does it, else in wall time.
+fn repeat(b: &mut Bencher<'_>, threads: usize, mut work: impl FnMut()) {
+    if threads == 1 { measure(b, work) } else { b.iter(&mut work) }
+}
+
 fn forms(c: &mut Criterion) {
     let threads = std::env::var("MEMWALL_THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(2);
     let pool = Pool::new(threads);
@@ -121,10 +130,10 @@ fn forms(c: &mut Criterion) {
             let mut scratch = vec![0; gla_scratch::<f32>(&gla, form, tokens, threads)];
             let mut backward_scratch = vec![0; gla_backward_scratch::<f32>(&gla, form, tokens, threads)];
             group.bench_function(BenchmarkId::new(format!("{form:?} forward"), tokens), |b| {
-                b.iter(|| sequence.forward(&pool, form, &mut scratch));
+                repeat(b, threads, || sequence.forward(&pool, form, &mut scratch));
             });
             group.bench_function(BenchmarkId::new(format!("{form:?} forward and backward"), tokens), |b| {
-                b.iter(|| {
+                repeat(b, threads, || {
                     sequence.forward(&pool, form, &mut scratch);
                     sequence.backward(&pool, form, &mut backward_scratch);
                 });
@@ -157,7 +166,7 @@ fn around(c: &mut Criterion) {
     let (rows, cu) = (tokens * heads, [0, tokens as i32]);
     let [mut a, mut b, mut d, mut e, mut f] = [(); 5].map(|()| vec![0.0; rows]);
     group.bench_function("mlstm gates", |x| {
-        x.iter(|| {
+        measure(x, || {
             mlstm_gates(heads, &q[..rows], &g[..rows], &cu, &mut a, &mut b, &mut d);
             mlstm_gates_backward(heads, &q[..rows], &g[..rows], &cu, &a, &b, &d, &mut e, &mut f);
         });
@@ -165,7 +174,7 @@ fn around(c: &mut Criterion) {
     let mut features = vec![0.0; rows * taylor_width(16)];
     let mut gradient = vec![0.0; rows * 16];
     group.bench_function("taylor of 16 channels", |x| {
-        x.iter(|| {
+        measure(x, || {
             taylor(&pool, 16, &q[..rows * 16], &mut features);
             taylor_backward(&pool, 16, &q[..rows * 16], &features, &mut gradient);
         });
@@ -173,7 +182,7 @@ fn around(c: &mut Criterion) {
     let (read, dy, bound) = (&v[..], &d_o[..rows * 63], vec![1.0; rows]);
     let (mut y, mut dx, mut d_bound) = (vec![0.0; rows * 63], vec![0.0; rows * 64], vec![0.0; rows]);
     group.bench_function("normalizer of 63 channels", |x| {
-        x.iter(|| {
+        measure(x, || {
             normalize(&pool, 63, 1e-6, read, Some(&bound), &mut y);
             normalize_backward(&pool, 63, 1e-6, read, Some(&bound), dy, &mut dx, &mut d_bound);
         });

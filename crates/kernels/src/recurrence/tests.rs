@@ -178,12 +178,12 @@ fn eigenvalues(mut a: Vec<Vec<f64>>) -> Vec<f64> {
             for q in p + 1..K {
                 let angle = 0.5 * (2.0 * a[p][q]).atan2(a[q][q] - a[p][p]);
                 let (s, c) = angle.sin_cos();
-                for i in 0..K {
-                    (a[i][p], a[i][q]) = (c * a[i][p] - s * a[i][q], s * a[i][p] + c * a[i][q]);
+                for row in &mut a {
+                    (row[p], row[q]) = (c * row[p] - s * row[q], s * row[p] + c * row[q]);
                 }
-                for i in 0..K {
-                    (a[p][i], a[q][i]) = (c * a[p][i] - s * a[q][i], s * a[p][i] + c * a[q][i]);
-                }
+                let (of_p, of_q) = (a[p].clone(), a[q].clone());
+                a[p] = of_p.iter().zip(&of_q).map(|(x, y)| c * x - s * y).collect();
+                a[q] = of_p.iter().zip(&of_q).map(|(x, y)| s * x + c * y).collect();
             }
         }
     }
