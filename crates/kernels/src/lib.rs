@@ -15,6 +15,7 @@ mod disjoint;
 pub mod embedding;
 pub mod gemm;
 pub mod gla;
+pub mod hadamard;
 mod isa;
 #[cfg(test)]
 mod laws;
