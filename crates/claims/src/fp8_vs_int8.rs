@@ -218,7 +218,8 @@ fn expected_distances(seed: u64, count: usize) -> Result<Vec<f64>, Error> {
             // A range that clips little, so that the sample's few largest values do not decide.
             let range = match distribution {
                 Distribution::Uniform => 1.0,
-                _ => 8.0f32,
+                Distribution::Gaussian => 6.0,
+                _ => 20.0f32,
             };
             let y = format.back(range, &x)?;
             let lost = x.iter().zip(&y).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / count as f64;
@@ -292,8 +293,9 @@ fn curve(seeds: &[Vec<[f64; 5]>]) -> Curve {
     };
     Curve {
         what: "signal to noise with the range of least error".to_owned(),
-        x_label: "1 uniform, 2 normal, 3 Laplace, 4 t of 8, 5 t of 3, 6 and 7 one in a thousand 20 and 100 times as large"
-            .to_owned(),
+        x_label:
+            "1 uniform, 2 normal, 3 Laplace, 4 t of 8, 5 t of 3, 6 and 7 one in a thousand 20 and 100 times as large"
+                .to_owned(),
         y_label: "dB".to_owned(),
         log_x: false,
         log_y: false,

@@ -90,7 +90,10 @@ static ABOUT: About = About {
         value(REAL_4, "share", Bar::at_least(0.5)),
         value(REAL_NV, "share", Bar::at_least(0.5)),
     ],
-    falsifier: Falsifier { what: "INT8 and E4M3 with one scale for a tensor with outliers ten times as large", against: LEAD_8 },
+    falsifier: Falsifier {
+        what: "INT8 and E4M3 with one scale for a tensor with outliers ten times as large",
+        against: LEAD_8,
+    },
     source: concat!(
         include_str!("int_vs_fp.rs"),
         include_str!("int_vs_fp/theory.rs"),

@@ -10,7 +10,6 @@ use memwall_infer::Model;
 use memwall_store::{Budget, MachineMemory, ProcessMemory, format_size, parse_size};
 use memwall_tokenizer::Tokenizer;
 
-
 /// What the process grows by beyond what the plan names: tables of the plan, buffers of the output.
 const ALLOWANCE_BYTES: usize = 4 << 20;
 /// More threads than any machine has use for.

@@ -250,7 +250,9 @@ impl Container {
                 }
                 container.tensors.push(tensor);
             }
-            container.unsupported.extend(header.unsupported.into_iter().map(|t| UnsupportedTensor { file: number, ..t }));
+            container
+                .unsupported
+                .extend(header.unsupported.into_iter().map(|t| UnsupportedTensor { file: number, ..t }));
             if number == 0 {
                 container.metadata = header.metadata;
             } else {

@@ -110,16 +110,14 @@ pub fn parse(file: &Path, bytes: &[u8]) -> Result<Header, FileError> {
                 offset: data_begin + begin,
                 bytes: end - begin,
             }),
-            Some(Stored::SizeOnly(stored_as, _)) => {
-                header.unsupported.push(UnsupportedTensor {
-                    name,
-                    stored_as,
-                    shape: entry.shape,
-                    file: 0,
-                    offset: data_begin + begin,
-                    bytes: end - begin,
-                })
-            }
+            Some(Stored::SizeOnly(stored_as, _)) => header.unsupported.push(UnsupportedTensor {
+                name,
+                stored_as,
+                shape: entry.shape,
+                file: 0,
+                offset: data_begin + begin,
+                bytes: end - begin,
+            }),
             None => {}
         }
     }

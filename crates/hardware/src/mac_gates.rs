@@ -241,11 +241,7 @@ impl Gates {
                 parts.push(Part { name: "swap", bits, gates: 2.0 * f64::from(bits) * self.multiplexer });
                 parts.push(self.shifter("alignment", bits));
                 parts.push(self.adder("accumulator", bits));
-                parts.push(Part {
-                    name: "leading zeros",
-                    bits,
-                    gates: f64::from(bits) * self.zero_counter_bit,
-                });
+                parts.push(Part { name: "leading zeros", bits, gates: f64::from(bits) * self.zero_counter_bit });
                 parts.push(self.shifter("normalization", bits));
                 parts.push(self.adder("correction of the exponent", exponent + 1));
                 parts.push(Part {

@@ -277,7 +277,8 @@ mod tests {
     fn an_order_is_kept_only_where_it_helps() {
         let format = scaled::bfp(4, 2).unwrap();
         // Head 0 has two loud channels apart, head 1 none.
-        let keys: Vec<f32> = (0..40).flat_map(|t| [100.0, 1.0, 90.0, 1.1, 1.0, 1.3, 1.1, 0.9].map(|c| c * (t as f32).sin())).collect();
+        let keys: Vec<f32> =
+            (0..40).flat_map(|t| [100.0, 1.0, 90.0, 1.1, 1.0, 1.3, 1.1, 0.9].map(|c| c * (t as f32).sin())).collect();
         let order = KeyOrder::new(vec![vec![0, 2, 1, 3], vec![3, 0, 2, 1]]).unwrap();
         let kept = order.where_it_helps(&format, &keys).unwrap();
         assert_eq!(kept.orders()[0], [0, 2, 1, 3]);
@@ -287,7 +288,10 @@ mod tests {
     #[test]
     fn what_is_no_order_is_refused() {
         assert!(matches!(KeyOrder::new(vec![vec![0, 0]]), Err(KeyOrderError::NotAPermutation { head: 0, .. })));
-        assert!(matches!(KeyOrder::new(vec![vec![0, 1], vec![0]]), Err(KeyOrderError::NotAPermutation { head: 1, .. })));
+        assert!(matches!(
+            KeyOrder::new(vec![vec![0, 1], vec![0]]),
+            Err(KeyOrderError::NotAPermutation { head: 1, .. })
+        ));
         let unequal = KeyOrder::of_queries(&[vec![0, 1], vec![1, 0]], 2);
         assert_eq!(unequal, Err(KeyOrderError::Unequal { first: 0, other: 1 }));
         let odd = KeyOrder::new(vec![vec![0, 1, 2]]).unwrap();

@@ -52,7 +52,15 @@ impl InputStatistics {
             window: vec![0.0; rows * width],
             scratch: vec![0; scratch_bytes(width, rows, threads)],
         });
-        Ok(InputStatistics { weights, width, tokens: 0, squares: vec![0.0; width], largest: vec![0.0; width], moments, _held: held })
+        Ok(InputStatistics {
+            weights,
+            width,
+            tokens: 0,
+            squares: vec![0.0; width],
+            largest: vec![0.0; width],
+            moments,
+            _held: held,
+        })
     }
 
     /// Bytes that they take.

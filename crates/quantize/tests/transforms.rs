@@ -8,8 +8,8 @@ use memwall_infer::Model;
 use memwall_kernels::Pool;
 use memwall_nn::{ARCHITECTURE, CONFIG_KEY};
 use memwall_quantize::{
-    CalibrationText, QuantizeError, Rewrite, RotateHeads, RotateResidual, Smooth, Subject, Transform, logits_difference,
-    transforms,
+    CalibrationText, QuantizeError, Rewrite, RotateHeads, RotateResidual, Smooth, Subject, Transform,
+    logits_difference, transforms,
 };
 use memwall_store::Budget;
 use memwall_testdata::model_folder::{MODELS, ModelFolder, Stored};
@@ -136,8 +136,8 @@ fn smoothing_evens_out_inputs_and_weights() {
     let tokens = tokens(&model);
     let text = CalibrationText { tokens: &tokens, context: CONTEXT, bos: None };
     let budget = Budget::unlimited();
-    let mut run =
-        memwall_quantize::Calibration::new(&smoothed, text, memwall_quantize::Collect::Squares, 1, &budget).expect("a text");
+    let mut run = memwall_quantize::Calibration::new(&smoothed, text, memwall_quantize::Collect::Squares, 1, &budget)
+        .expect("a text");
     let block = run.next_block().expect("a block").expect("the first");
     let q = block.iter().find(|s| s.weights()[0].contains("q_proj")).expect("q");
     assert!(q.largest().iter().all(|x| (x - 1.0).abs() < 1e-3), "{:?}", q.largest());
@@ -158,5 +158,8 @@ fn what_a_transform_needs_and_lacks_is_named() {
     }
     let gla = open(folder.path(), "gla");
     let nothing = rewrite(&gla, &RotateHeads { seed: 1 }, false).expect("a rewrite");
-    assert!(!nothing.changes("model.layers.0.attn.v_proj.weight"), "a norm follows the values of gated linear attention");
+    assert!(
+        !nothing.changes("model.layers.0.attn.v_proj.weight"),
+        "a norm follows the values of gated linear attention"
+    );
 }

@@ -80,7 +80,8 @@ impl Planted {
                         let row = (head * head_dim + channel) * width..(head * head_dim + channel + 1) * width;
                         for (name, factor) in [("k_proj", TIMES), ("q_proj", 1.0 / TIMES)] {
                             let name = format!("model.layers.{layer}.self_attn.{name}.weight");
-                            let weight = weights.get_mut(&name).ok_or_else(|| Error::experiment(format!("no {name}")))?;
+                            let weight =
+                                weights.get_mut(&name).ok_or_else(|| Error::experiment(format!("no {name}")))?;
                             weight[row.clone()].iter_mut().for_each(|w| *w *= factor);
                         }
                     }
@@ -106,7 +107,8 @@ impl Planted {
     /// Windows of the test text, and what the trained model itself loses there.
     pub(super) fn windows(&mut self, text: &Characters, count: usize, split: Split) -> Result<(Windows, f64), Error> {
         let task = text.task(self.seed)?;
-        let batches = Batches::new(&task, split, text.training.batch, Position::default()).map_err(Error::experiment)?;
+        let batches =
+            Batches::new(&task, split, text.training.batch, Position::default()).map_err(Error::experiment)?;
         let (mut windows, mut loss, mut labels) = (Windows { ids: Vec::new(), targets: Vec::new() }, 0.0, 0.0);
         for batch in batches.rest_of_epoch() {
             let batch = batch.map_err(Error::experiment)?;

@@ -79,12 +79,7 @@ impl Simulation {
 }
 
 /// Σ (error of a logit)² and Σ logit², keys stored in blocks of `block`, in an order or as they are.
-fn logit_error(
-    block: usize,
-    order: Option<&KeyOrder>,
-    keys: &[f32],
-    queries: &[f32],
-) -> Result<(f64, f64), Error> {
+fn logit_error(block: usize, order: Option<&KeyOrder>, keys: &[f32], queries: &[f32]) -> Result<(f64, f64), Error> {
     let format = scaled::bfp(BITS, block).map_err(Error::experiment)?;
     let stored = stored(&format, order, WIDTH, keys)?;
     let (mut noise, mut signal) = (0.0, 0.0);
@@ -125,7 +120,8 @@ pub(super) fn stored(
 pub(super) fn spread(seed: u64, tokens: usize, sigma: f64) -> Result<[f64; 3], Error> {
     let mut rng = Philox::new(seed, 90);
     let gains: Vec<f64> = (0..HEADS * WIDTH).map(|_| (sigma * normal(&mut rng)).exp()).collect();
-    let keys: Vec<f32> = (0..tokens * HEADS * WIDTH).map(|i| (normal(&mut rng) * gains[i % gains.len()]) as f32).collect();
+    let keys: Vec<f32> =
+        (0..tokens * HEADS * WIDTH).map(|i| (normal(&mut rng) * gains[i % gains.len()]) as f32).collect();
     let sizes: Vec<f32> = gains.iter().map(|c| *c as f32).collect();
     let order = KeyOrder::by_size(HEADS, &sizes).map_err(Error::experiment)?;
     let format = scaled::bfp(BITS, 32).map_err(Error::experiment)?;

@@ -44,7 +44,8 @@ impl Layer {
     }
 
     fn outputs(&self, x: &[f32]) -> Vec<f32> {
-        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32;
+        let dot =
+            |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32;
         x.chunks(WIDTH).flat_map(|x| self.w.chunks(WIDTH).map(move |w| dot(x, w))).collect()
     }
 
@@ -62,7 +63,13 @@ impl Layer {
 }
 
 /// Signal to noise in dB of a model's logits, every matrix stored in each of two formats, a range a row.
-pub(super) fn logits_db(run: &Run, model: &Model, text: &str, tokens: usize, formats: [Eight; 2]) -> Result<[f64; 2], Error> {
+pub(super) fn logits_db(
+    run: &Run,
+    model: &Model,
+    text: &str,
+    tokens: usize,
+    formats: [Eight; 2],
+) -> Result<[f64; 2], Error> {
     let tokenizer = Tokenizer::from_container(model.container()).map_err(Error::experiment)?;
     let mut ids = tokenizer.encode(text, true, false).map_err(Error::experiment)?;
     ids.truncate(tokens);

@@ -56,7 +56,8 @@ pub(super) fn not_refused() -> Result<f64, Error> {
             accepted += usize::from(!matches!(stored, Err(FormatError::NotFinite { row: 1, col: 3, .. })));
         }
     }
-    accepted += [(96, 24), (96, 0), (96, 64)].iter().filter(|(width, block)| Hadamard::new(*width, *block, 1).is_ok()).count();
+    accepted +=
+        [(96, 24), (96, 0), (96, 64)].iter().filter(|(width, block)| Hadamard::new(*width, *block, 1).is_ok()).count();
     accepted += [0, 1, 9].iter().filter(|bits| scaled::mxint(**bits).is_ok()).count();
     Ok(accepted as f64)
 }

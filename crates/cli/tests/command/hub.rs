@@ -102,10 +102,7 @@ fn what_the_hub_cannot_hold_or_has_quantized_is_refused() {
     refused(&["quantize", text(&gguf), "--hub", "fp8", "--format", "Q8_0", "-o", text(&out)], &["--format"]);
     quantized(&gguf, &out, "fp8");
     let again = root.path().join("again.gguf");
-    refused(
-        &["quantize", text(&out), "--format", "Q4_0", "-o", text(&again)],
-        &["self_attn", "FP8", "--requantize"],
-    );
+    refused(&["quantize", text(&out), "--format", "Q4_0", "-o", text(&again)], &["self_attn", "FP8", "--requantize"]);
     refused(&["quantize", text(&out), "--hub", "nvfp4", "-o", text(&again)], &["FP8", "--requantize"]);
     refused(&["quantize", text(&out), "--hub", "fp8", "--requantize", "-o", text(&out)], &["is being read"]);
     json(&["quantize", text(&out), "--format", "BF16", "-o", text(&again), "--json"]);

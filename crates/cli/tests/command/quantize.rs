@@ -238,7 +238,9 @@ fn transforms_come_first_and_the_report_is_against_the_original() {
     let (folder, model, words) = tiny();
     let out = folder.path().join("out.gguf");
     let common = ["quantize", text(&model), "--calibrate", text(&words), "--context", "32", "-o", text(&out), "--json"];
-    for transforms in ["rotate-residual", "rotate-heads", "smooth", "activation-aware", "smooth,rotate-residual,rotate-heads"] {
+    for transforms in
+        ["rotate-residual", "rotate-heads", "smooth", "activation-aware", "smooth,rotate-residual,rotate-heads"]
+    {
         for (format, method) in [("F32", "nearest"), ("Q4_0", "nearest"), ("Q4_0", "gptq")] {
             let more = ["--format", format, "--transform", transforms, "--method", method, "--report", text(&words)];
             let line = json(&[&common[..], &more].concat());
@@ -254,7 +256,9 @@ fn transforms_come_first_and_the_report_is_against_the_original() {
             assert_eq!(has_head, transforms.contains("residual"), "{transforms}");
         }
     }
-    assert!(fs::read_dir(folder.path()).unwrap().all(|f| !f.unwrap().file_name().to_string_lossy().contains("transform")));
+    assert!(
+        fs::read_dir(folder.path()).unwrap().all(|f| !f.unwrap().file_name().to_string_lossy().contains("transform"))
+    );
     let plain = ["quantize", text(&model), "--format", "Q4_0", "-o", text(&out)];
     refused(&[&plain[..], &["--transform", "smooth"]].concat(), &["smooth", "text"]);
     refused(&[&plain[..], &["--transform", "rotate"]].concat(), &["rotate-heads", "rotate-residual"]);

@@ -38,17 +38,7 @@ enum Kind {
 }
 
 /// How the names of a weight's other tensors end.
-const PARTS: [&str; 9] = [
-    "_scale",
-    "_scale_inv",
-    "_scale_2",
-    "_scales",
-    "_global_scale",
-    "input_scale",
-    "input_global_scale",
-    "k_scale",
-    "v_scale",
-];
+const PARTS: [&str; 5] = ["_scale", "_scale_inv", "_scale_2", "_scales", "_global_scale"];
 
 /// The weights of a container of the hub's; `block` is `weight_block_size` of its configuration, `ternary` says what BitNet's
 /// scales do. `None` if nothing in it is quantized.
@@ -61,56 +51,70 @@ pub fn weights(
     ternary: TernaryScale,
 ) -> Result<Option<Vec<HubWeight>>, FileError> {
     let all: BTreeMap<&str, Raw<'_>> = container.raw_tensors().map(|raw| (raw.name, raw)).collect();
-    let is = |name: &str, stored: &str| all.get(name).is_some_and(|raw| raw.stored_as == stored);
     let mut found = Vec::new();
-    for (name, raw) in &all {
-        let part = |end: &str| format!("{name}{end}");
-        let doubled = |shape: &[usize]| {
-            let mut shape = shape.to_vec();
-            if let Some(last) = shape.last_mut() {
-                *last *= 2;
-            }
-            shape
-        };
-        let fp8 = matches!(raw.stored_as, "F8_E4M3" | "F8_E5M2");
-        let weight = if let Some(weight) = name.strip_suffix("_blocks").filter(|w| all.contains_key(&*format!("{w}_scales"))) {
-            let mut shape = raw.shape[..raw.shape.len().saturating_sub(2)].to_vec();
-            shape.push(raw.shape.iter().rev().take(2).product::<usize>() * 2);
-            HubWeight { name: weight.into(), shape, kind: Kind::Mxfp4 }
-        } else if let Some(weight) = name.strip_suffix("_packed").filter(|w| is(&format!("{w}_scale"), "F8_E4M3")) {
-            HubWeight { name: weight.into(), shape: doubled(raw.shape), kind: Kind::Nvfp4(GlobalScale::Reciprocal) }
-        } else if raw.stored_as == "U8" && all.contains_key(&*part("_scale_2")) {
-            HubWeight { name: (*name).into(), shape: doubled(raw.shape), kind: Kind::Nvfp4(GlobalScale::Itself) }
-        } else if raw.stored_as == "U8" && all.contains_key(&*part("_scale")) {
-            let mut shape = raw.shape.to_vec();
-            shape[0] *= 4;
-            HubWeight { name: (*name).into(), shape, kind: Kind::BitNet(ternary) }
-        } else if fp8 && all.contains_key(&*part("_scale_inv")) {
-            let kind = Kind::Fp8(Some(block.unwrap_or([fp8::BLOCK; 2])), part("_scale_inv"));
-            HubWeight { name: (*name).into(), shape: raw.shape.to_vec(), kind }
-        } else if fp8 && all.contains_key(&*part("_scale")) {
-            HubWeight { name: (*name).into(), shape: raw.shape.to_vec(), kind: Kind::Fp8(None, part("_scale")) }
-        } else if let Some(dtype) = raw.dtype {
-            // Scales of activations, and scales that a weight above has claimed.
-            if PARTS.iter().any(|end| name.ends_with(end)) {
-                continue;
-            }
-            HubWeight { name: (*name).into(), shape: raw.shape.to_vec(), kind: Kind::Plain(dtype) }
-        } else if PARTS.iter().any(|end| name.ends_with(end)) {
-            continue;
-        } else {
-            return Err(FileError::UnsupportedType {
-                file: container.path().to_path_buf(),
-                tensor: (*name).into(),
-                stored_as: raw.stored_as,
-            });
-        };
-        found.push(weight);
+    for raw in all.values() {
+        match packed(&all, raw, block, ternary) {
+            Some(weight) => found.push(weight),
+            // Scales of activations, and scales that a weight has claimed.
+            None if PARTS.iter().any(|end| raw.name.ends_with(end)) => {}
+            None => match raw.dtype {
+                Some(dtype) => found.push(HubWeight::new(raw.name, raw.shape.to_vec(), Kind::Plain(dtype))),
+                None => {
+                    let (file, tensor) = (container.path().to_path_buf(), raw.name.into());
+                    return Err(FileError::UnsupportedType { file, tensor, stored_as: raw.stored_as });
+                }
+            },
+        }
     }
-    Ok(found.iter().any(|w| !matches!(w.kind, Kind::Plain(_))).then_some(found))
+    Ok(found.iter().any(|w| !w.is_plain()).then_some(found))
+}
+
+/// The quantized weight whose codes a tensor holds, if it holds any.
+fn packed(
+    all: &BTreeMap<&str, Raw<'_>>,
+    raw: &Raw<'_>,
+    block: Option<[usize; 2]>,
+    ternary: TernaryScale,
+) -> Option<HubWeight> {
+    let has = |name: &str, end: &str| all.contains_key(format!("{name}{end}").as_str());
+    let (name, shape) = (raw.name, raw.shape);
+    if let Some(weight) = name.strip_suffix("_blocks").filter(|w| has(w, "_scales")) {
+        let (outer, inner) = shape.split_at(shape.len().saturating_sub(2));
+        let shape = outer.iter().copied().chain([2 * inner.iter().product::<usize>()]).collect();
+        return Some(HubWeight::new(weight, shape, Kind::Mxfp4));
+    }
+    if let Some(weight) = name.strip_suffix("_packed").filter(|w| has(w, "_global_scale")) {
+        return Some(HubWeight::new(weight, two_a_byte(shape), Kind::Nvfp4(GlobalScale::Reciprocal)));
+    }
+    match raw.stored_as {
+        "U8" if has(name, "_scale_2") => {
+            Some(HubWeight::new(name, two_a_byte(shape), Kind::Nvfp4(GlobalScale::Itself)))
+        }
+        "U8" if has(name, "_scale") => {
+            let shape = shape.iter().enumerate().map(|(i, n)| if i == 0 { 4 * n } else { *n }).collect();
+            Some(HubWeight::new(name, shape, Kind::BitNet(ternary)))
+        }
+        "F8_E4M3" | "F8_E5M2" if has(name, "_scale_inv") => {
+            let kind = Kind::Fp8(Some(block.unwrap_or([fp8::BLOCK; 2])), format!("{name}_scale_inv"));
+            Some(HubWeight::new(name, shape.to_vec(), kind))
+        }
+        "F8_E4M3" | "F8_E5M2" if has(name, "_scale") => {
+            Some(HubWeight::new(name, shape.to_vec(), Kind::Fp8(None, format!("{name}_scale"))))
+        }
+        _ => None,
+    }
+}
+
+/// The shape of codes of which a byte holds two.
+fn two_a_byte(shape: &[usize]) -> Vec<usize> {
+    shape.iter().enumerate().map(|(i, n)| if i + 1 == shape.len() { 2 * n } else { *n }).collect()
 }
 
 impl HubWeight {
+    fn new(name: &str, shape: Vec<usize>, kind: Kind) -> HubWeight {
+        HubWeight { name: name.into(), shape, kind }
+    }
+
     /// Whether it is stored as it is.
     pub fn is_plain(&self) -> bool {
         matches!(self.kind, Kind::Plain(_))
@@ -179,6 +183,7 @@ impl HubWeight {
                 if let Some(last) = shape.last_mut() {
                     *last /= fp4::NV_BLOCK;
                 }
+                expect(&codes, "U8", two_a_byte(codes.shape) == self.shape, "U8 [.., columns / 2]")?;
                 let right = columns.is_multiple_of(fp4::NV_BLOCK) && shape == scales.shape;
                 expect(&scales, "F8_E4M3", right, &format!("F8_E4M3 {shape:?}"))?;
                 Ok(fp4::nv_decode(codes.bytes, scales.bytes, one(&global)?, *convention))

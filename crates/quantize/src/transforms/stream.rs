@@ -77,7 +77,8 @@ impl Part {
         let root = g.root(value);
         let made = g.nodes().iter().find(|node| node.outputs.contains(&root));
         let Some(node) = made else { return Err("an input is added to the residual stream".into()) };
-        let weight = |value: Value| matches!(g.info(value).source, Source::Weight).then(|| g.info(value).name.to_string());
+        let weight =
+            |value: Value| matches!(g.info(value).source, Source::Weight).then(|| g.info(value).name.to_string());
         match node.op.name() {
             "linear" => {
                 writers.extend(weight(node.inputs[1]));

@@ -72,10 +72,8 @@ pub(super) fn unpacked(model: &Path, output: &Path) -> anyhow::Result<Option<Unp
         .prefix(".memwall-plain-")
         .tempdir_in(beside)
         .with_context(|| format!("{}: cannot keep the plain weights there", beside.display()))?;
-    let plans: Vec<RawPlan> = weights
-        .iter()
-        .map(|w| RawPlan { name: w.name.clone(), stored_as: "F32", shape: w.shape.clone() })
-        .collect();
+    let plans: Vec<RawPlan> =
+        weights.iter().map(|w| RawPlan { name: w.name.clone(), stored_as: "F32", shape: w.shape.clone() }).collect();
     let mut writer = Writer::create_raw(folder.path().join(WEIGHTS), &BTreeMap::new(), &plans)?;
     for weight in &weights {
         writer.write(bytemuck::cast_slice(&weight.decode(&container)?))?;
@@ -154,7 +152,9 @@ pub(super) fn write(model: &Model, scheme: Scheme, output: &Path, as_json: bool)
     fs::write(output.join(CONFIG), text).with_context(|| output.display().to_string())?;
     match is_folder {
         true => copy_companions(container.folder(), output)?,
-        false => eprintln!("memwall: warning: the folder has no tokenizer.json: the model's tokenizer is not of that form"),
+        false => {
+            eprintln!("memwall: warning: the folder has no tokenizer.json: the model's tokenizer is not of that form")
+        }
     }
     let written = Container::open(output)?;
     let weights = hub::weights(&written, None, TernaryScale::Multiplies)?.unwrap_or_default();
@@ -192,7 +192,10 @@ fn print(
     if as_json {
         let tensors: Vec<Value> =
             rows.iter().map(|(name, error)| json!({ "name": name, "sqnr_db": finite(error.sqnr_db()) })).collect();
-        println!("{}", json!({ "output": output, "hub": scheme.name(), "bytes": bytes, "tensors": tensors, "kept": kept }));
+        println!(
+            "{}",
+            json!({ "output": output, "hub": scheme.name(), "bytes": bytes, "tensors": tensors, "kept": kept })
+        );
         return;
     }
     println!("{:60} {:>14} {:>9}", "tensor", "as", "SQNR dB");

@@ -49,7 +49,9 @@ pub(super) fn transformed(
     let vocabulary = original.checkpoint().config.vocab_size as u32;
     let tokens: Vec<u32> = match text {
         Some(text) => text.tokens.iter().copied().take(text.context.min(COMPARED)).collect(),
-        None => (0..original.checkpoint().config.max_context.min(COMPARED) as u32).map(|i| i * 7 % vocabulary).collect(),
+        None => {
+            (0..original.checkpoint().config.max_context.min(COMPARED) as u32).map(|i| i * 7 % vocabulary).collect()
+        }
     };
     let mut done = Vec::new();
     let mut last: Option<Model> = None;
@@ -62,8 +64,7 @@ pub(super) fn transformed(
             let at = sources.iter().position(|s| s.weight.as_deref() == Some(weight));
             at.map_or(Dtype::F32, |at| formats[at])
         };
-        let subject =
-            Subject { model, text: text.map(Text::calibration), format: &format, threads, budget };
+        let subject = Subject { model, text: text.map(Text::calibration), format: &format, threads, budget };
         let rewrite = transform.rewrite(&subject).with_context(|| format!("--transform {}", transform.name()))?;
         let file = folder.path().join(format!("{number}.gguf"));
         write(model, &rewrite, &sources, &file, threads)?;
@@ -88,13 +89,7 @@ pub(super) fn form<'a>(model: &Model, config: &'a ModelConfig) -> Option<GgufFor
 }
 
 /// Writes a rewritten model: what changes in F32, the rest as it is.
-fn write(
-    model: &Model,
-    rewrite: &Rewrite,
-    sources: &[Source<'_>],
-    file: &Path,
-    threads: usize,
-) -> anyhow::Result<()> {
+fn write(model: &Model, rewrite: &Rewrite, sources: &[Source<'_>], file: &Path, threads: usize) -> anyhow::Result<()> {
     let form = form(model, &rewrite.config);
     let mut metadata = metadata(model, form.as_ref())?;
     if rewrite.config != model.checkpoint().config {
