@@ -130,7 +130,7 @@ impl<T: Real> Kernel<T> for Turn<'_, T> {
                 if self.back {
                     signed(x, signs, scale);
                 } else {
-                    x.iter_mut().for_each(|x| *x = *x * scale);
+                    x.iter_mut().for_each(|x| *x *= scale);
                 }
             }
         }
@@ -140,7 +140,7 @@ impl<T: Real> Kernel<T> for Turn<'_, T> {
 #[inline(always)]
 fn signed<T: Real>(x: &mut [T], signs: &[f32], scale: T) {
     for (x, sign) in x.iter_mut().zip(signs) {
-        *x = *x * (T::of(f64::from(*sign)) * scale);
+        *x *= T::of(f64::from(*sign)) * scale;
     }
 }
 

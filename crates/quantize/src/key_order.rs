@@ -278,7 +278,7 @@ mod tests {
         let format = scaled::bfp(4, 2).unwrap();
         // Head 0 has two loud channels apart, head 1 none.
         let keys: Vec<f32> =
-            (0..40).flat_map(|t| [100.0, 1.0, 90.0, 1.1, 1.0, 1.3, 1.1, 0.9].map(|c| c * (t as f32).sin())).collect();
+            (0..40).flat_map(|t| [100.0, 1.0, 100.0, 1.1, 1.0, 1.3, 1.1, 0.9].map(|c| c * (t as f32).sin())).collect();
         let order = KeyOrder::new(vec![vec![0, 2, 1, 3], vec![3, 0, 2, 1]]).unwrap();
         let kept = order.where_it_helps(&format, &keys).unwrap();
         assert_eq!(kept.orders()[0], [0, 2, 1, 3]);

@@ -9,7 +9,7 @@ use crate::Error;
 /// A format of eight bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Eight {
-    /// Integers -128 to 127 in steps of a 127th of the range.
+    /// Integers -127 to 127 in steps of a 127th of the range; the one more negative level that there is biases (claim 31).
     Int8,
     /// All codes finite, so many bits of mantissa.
     Paper(u32),
@@ -32,7 +32,7 @@ impl Eight {
     /// All values under a range of ±`range`, ascending.
     pub(super) fn values(self, range: f64) -> Vec<f64> {
         let mut values: Vec<f64> = match self {
-            Eight::Int8 => (-128..=127).map(|q| f64::from(q) * range / 127.0).collect(),
+            Eight::Int8 => (-127..=127).map(|q| f64::from(q) * range / 127.0).collect(),
             Eight::Paper(mantissa) => {
                 let float = Float::paper(7 - mantissa, mantissa);
                 let scale = range / f64::from(float.max());
@@ -51,7 +51,7 @@ impl Eight {
     /// A range that is not positive and finite.
     pub(super) fn format(self, range: f32) -> Result<Box<dyn Format>, Error> {
         Ok(match self {
-            Eight::Int8 => Box::new(full_int8(range)?),
+            Eight::Int8 => Box::new(scaled::int_by_tensor(8, 1, range).map_err(Error::experiment)?),
             Eight::Paper(mantissa) => {
                 Box::new(scaled::paper_fp8_by_tensor(mantissa, 1, range).map_err(Error::experiment)?)
             }
@@ -63,18 +63,10 @@ impl Eight {
     /// # Errors
     /// A range that is not positive and finite, values that are not finite.
     pub(super) fn back(self, range: f32, x: &[f32]) -> Result<Vec<f32>, Error> {
-        let low = if self == Eight::Int8 { -range * 128.0 / 127.0 } else { -range };
-        let clipped: Vec<f32> = x.iter().map(|x| if x.is_nan() { *x } else { x.clamp(low, range) }).collect();
-        store(&*self.format(range)?, &clipped).map_err(Error::experiment)
+        let format = self.format(range)?;
+        let clipped: Vec<f32> = x.iter().map(|x| if x.is_nan() { *x } else { x.clamp(-range, range) }).collect();
+        store(&*format, &clipped).map_err(Error::experiment)
     }
-}
-
-/// Integers -128 to 127 with one scale.
-fn full_int8(range: f32) -> Result<scaled::Scaled<memwall_formats::element::Integer>, Error> {
-    use memwall_formats::element::{Integer, Range};
-    let element = Integer::new(8, Range::Full);
-    let scale = scaled::Scale::Tensor(range / 127.0);
-    scaled::Scaled::new("INT8_FULL", element, 1, scale).map_err(Error::experiment)
 }
 
 fn store(format: &dyn Format, x: &[f32]) -> Result<Vec<f32>, FormatError> {

@@ -1,5 +1,6 @@
 //! Outputs of layers whose inputs or weights are stored in eight bits.
 
+use memwall_cache::KvFormat;
 use memwall_fit::{EngineOptions, WeightTier, step_graph};
 use memwall_formats::Dtype;
 use memwall_graph::Memory;
@@ -79,6 +80,7 @@ pub(super) fn logits_db(
         step: ids.len(),
         outputs: ids.len(),
         tier: WeightTier::Ram,
+        kv: KvFormat::both(Dtype::F32),
         ..EngineOptions::default()
     };
     let config = &model.checkpoint().config;

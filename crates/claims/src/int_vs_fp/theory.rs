@@ -141,7 +141,7 @@ mod tests {
     fn one_step_less_costs_more_the_fewer_there_are() {
         let cost = |bits| Theory::MxIntPaper(bits).qsnr(2.0) - Theory::MxIntExact(bits).qsnr(2.0);
         assert!((cost(4) - 1.16).abs() < 0.02 && cost(8).abs() < 0.08, "{} {}", cost(4), cost(8));
-        // With seven steps the two formats of four bits meet only where hardly any block is.
-        assert!(crossing(Theory::MxIntExact(4), MXFP4) < 1.6);
+        // With seven steps the two formats of four bits meet below the crest factors of nearly all blocks.
+        assert!((crossing(Theory::MxIntExact(4), MXFP4) - 1.735).abs() < 0.01);
     }
 }

@@ -1,6 +1,8 @@
 //! Whether two models are the same function, as far as f32 can tell.
 
+use memwall_cache::KvFormat;
 use memwall_fit::{EngineOptions, WeightTier, step_graph};
+use memwall_formats::Dtype;
 use memwall_graph::Memory;
 use memwall_infer::{Engine, Loading, Model, StepRows, Wanted};
 use memwall_nn::WeightTypes;
@@ -8,7 +10,7 @@ use memwall_store::Budget;
 
 use crate::QuantizeError;
 
-/// The largest difference between the logits of two models on some tokens, weights and activations in f32, relative to the
+/// The largest difference between the logits of two models on some tokens, weights, activations and caches in f32, relative to the
 /// largest logit of the first.
 ///
 /// # Errors
@@ -26,6 +28,7 @@ pub fn logits_difference(
         step: tokens.len(),
         outputs: tokens.len(),
         tier: WeightTier::Ram,
+        kv: KvFormat::both(Dtype::F32),
         ..EngineOptions::default()
     };
     let logits = |model: &Model| -> Result<Vec<f32>, QuantizeError> {
