@@ -13,18 +13,22 @@
 //!
 //! [`registry`] lists the claims; [`laws`] are the laws that every one keeps.
 
+mod block_quantization;
 mod characters;
 pub mod claim;
 pub mod compare;
 mod error;
 pub mod evidence;
 mod flashattention;
+mod fp8_vs_int8;
 mod gated_attention;
 mod gated_linear_attention;
+mod int_vs_fp;
 mod largest;
 pub mod laws;
 mod machine;
 pub mod plot;
+mod random;
 pub mod readme;
 pub mod registry;
 mod repeats;

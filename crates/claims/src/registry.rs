@@ -2,16 +2,28 @@
 
 use crate::{
     Claim, Error,
+    block_quantization::BlockQuantization,
     flashattention::FlashAttention,
+    fp8_vs_int8::Fp8VersusInt8,
     gated_attention::GatedAttention,
     gated_linear_attention::GatedLinearAttention,
+    int_vs_fp::IntVersusFp,
     selectivity::SelectivBench,
     systems::{System, systems},
     zoology::Zoology,
 };
 
 /// Every claim, by rising number. A new claim is one file and one line here.
-static CLAIMS: &[&dyn Claim] = &[&GatedAttention, &Zoology, &FlashAttention, &GatedLinearAttention, &SelectivBench];
+static CLAIMS: &[&dyn Claim] = &[
+    &GatedAttention,
+    &BlockQuantization,
+    &Zoology,
+    &FlashAttention,
+    &GatedLinearAttention,
+    &Fp8VersusInt8,
+    &IntVersusFp,
+    &SelectivBench,
+];
 
 /// Every claim, by rising number.
 pub fn claims() -> &'static [&'static dyn Claim] {

@@ -10,8 +10,6 @@ use memwall_infer::Model;
 use memwall_store::{Budget, MachineMemory, ProcessMemory, format_size, parse_size};
 use memwall_tokenizer::Tokenizer;
 
-use crate::shipped;
-
 /// What the process grows by beyond what the plan names: tables of the plan, buffers of the output.
 const ALLOWANCE_BYTES: usize = 4 << 20;
 /// More threads than any machine has use for.
@@ -143,7 +141,7 @@ fn tier(text: &str) -> Result<WeightTier, String> {
 pub fn model(path: Option<&Path>) -> anyhow::Result<Model> {
     let model = match path {
         Some(path) => Model::open(path)?,
-        None => shipped::open()?,
+        None => Model::shipped()?,
     };
     for key in &model.checkpoint().unread {
         eprintln!("memwall: warning: config.json: key `{key}` is not known, and left out of account");

@@ -5,7 +5,6 @@
 mod commands;
 mod interrupt;
 mod load;
-mod shipped;
 
 use std::process::ExitCode;
 
@@ -43,6 +42,8 @@ enum Command {
     Eval(commands::eval::Args),
     /// Write a model in another number format, and say what it costs
     Quantize(commands::quantize::Args),
+    /// Cost of a modelled machine
+    Simulate(commands::simulate::Args),
     /// Run one operator, mixer or number format on tensors of a file
     Op(commands::op::Args),
     /// Show what a model, checkpoint, recipe, plan or result holds, or draw the memory of a step
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Quantize(args) => commands::quantize::run(&args),
+        Command::Simulate(args) => commands::simulate::run(&args),
         Command::Op(args) => commands::op::run(&args),
         Command::Show(args) => commands::show::run(&args),
         Command::Completions { shell } => commands::completions::<Cli>(shell),

@@ -93,8 +93,27 @@ pub struct UnsupportedTensor {
     pub stored_as: &'static str,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
+    /// Index into [`Container::files`].
+    pub file: usize,
+    /// Where the bytes begin in that file.
+    pub offset: u64,
     /// How many bytes it has.
     pub bytes: u64,
+}
+
+/// A tensor as it is stored, whether or not memwall computes with its type.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a> {
+    /// The name in the file.
+    pub name: &'a str,
+    /// The name of its type, e.g. `F32` or `F8_E4M3`.
+    pub stored_as: &'static str,
+    /// Its type, if memwall computes with it.
+    pub dtype: Option<Dtype>,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// Its bytes, little endian.
+    pub bytes: &'a [u8],
 }
 
 /// What the header of one file holds: the result of each format's `parse`.
@@ -237,7 +256,9 @@ impl Container {
                 }
                 container.tensors.push(tensor);
             }
-            container.unsupported.extend(header.unsupported);
+            container
+                .unsupported
+                .extend(header.unsupported.into_iter().map(|t| UnsupportedTensor { file: number, ..t }));
             if number == 0 {
                 container.metadata = header.metadata;
             } else {
@@ -288,6 +309,25 @@ impl Container {
         &self.unsupported
     }
 
+    /// All tensors as they are stored: those that memwall can compute with, then the others.
+    pub fn raw_tensors(&self) -> impl Iterator<Item = Raw<'_>> {
+        let known = self.tensors.iter().map(|t| Raw {
+            name: &t.name,
+            stored_as: t.dtype.name(),
+            dtype: Some(t.dtype),
+            shape: &t.shape,
+            bytes: self.bytes(t),
+        });
+        let others = self.unsupported.iter().map(|t| Raw {
+            name: &t.name,
+            stored_as: t.stored_as,
+            dtype: None,
+            shape: &t.shape,
+            bytes: self.slice(t.file, t.offset, t.bytes),
+        });
+        known.chain(others)
+    }
+
     /// The tensor of that name, or `None`.
     pub fn find(&self, name: &str) -> Option<&TensorInfo> {
         self.by_name.get(name).map(|&i| &self.tensors[i])
@@ -311,11 +351,15 @@ impl Container {
 
     /// The bytes of a tensor of this container, little endian, [`TensorInfo::bytes`] long.
     pub fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
-        if tensor.bytes == 0 {
+        self.slice(tensor.file, tensor.offset, tensor.bytes)
+    }
+
+    fn slice(&self, file: usize, offset: u64, bytes: u64) -> &[u8] {
+        if bytes == 0 {
             return &[]; // its offset may be the end of a file that has no padding
         }
-        let begin = tensor.offset as usize;
-        &self.files[tensor.file][begin..begin + tensor.bytes as usize]
+        let begin = offset as usize;
+        &self.files[file][begin..begin + bytes as usize]
     }
 }
 

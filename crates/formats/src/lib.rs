@@ -9,6 +9,7 @@ pub mod error;
 mod f16le;
 mod format;
 pub mod gguf;
+pub mod hub;
 pub mod laws;
 mod layout;
 pub mod llama2c;
@@ -20,7 +21,7 @@ pub mod safetensors;
 pub mod scalar;
 pub mod scaled;
 
-pub use container::{Container, ContainerFormat, FileError, TensorInfo, UnsupportedTensor};
+pub use container::{Container, ContainerFormat, FileError, Raw, TensorInfo, UnsupportedTensor};
 pub use dtype::Dtype;
 pub use f16le::F16Le;
 pub use format::{Format, FormatError, format};

@@ -110,9 +110,14 @@ pub fn parse(file: &Path, bytes: &[u8]) -> Result<Header, FileError> {
                 offset: data_begin + begin,
                 bytes: end - begin,
             }),
-            Some(Stored::SizeOnly(stored_as, _)) => {
-                header.unsupported.push(UnsupportedTensor { name, stored_as, shape: entry.shape, bytes: end - begin })
-            }
+            Some(Stored::SizeOnly(stored_as, _)) => header.unsupported.push(UnsupportedTensor {
+                name,
+                stored_as,
+                shape: entry.shape,
+                file: 0,
+                offset: data_begin + begin,
+                bytes: end - begin,
+            }),
             None => {}
         }
     }
@@ -256,6 +261,17 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
+/// A tensor to write, of any type that the format has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawPlan {
+    /// Its name.
+    pub name: String,
+    /// The name of its type, e.g. `F32` or `F8_E4M3`.
+    pub stored_as: &'static str,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+}
+
 /// A safetensors file being written; it appears under its name when [`Writer::finish`] succeeds.
 #[derive(Debug)]
 pub struct Writer {
@@ -275,6 +291,28 @@ impl Writer {
         tensors: &[TensorPlan],
     ) -> Result<Writer, FileError> {
         let path = path.as_ref();
+        let raw = |plan: &TensorPlan| match plan.dtype.is_block() {
+            true => Err(FileError::Tensor {
+                file: path.to_path_buf(),
+                tensor: plan.name.clone(),
+                problem: format!("is {}; safetensors holds no block formats, GGUF does", plan.dtype),
+            }),
+            false => Ok(RawPlan { name: plan.name.clone(), stored_as: plan.dtype.name(), shape: plan.shape.clone() }),
+        };
+        let plans = tensors.iter().map(raw).collect::<Result<Vec<_>, _>>()?;
+        Writer::create_raw(path, metadata, &plans)
+    }
+
+    /// As [`Writer::create`], for tensors of any type that the format has.
+    ///
+    /// # Errors
+    /// When a type is unknown, a name comes twice, a shape overflows, or the file cannot be written.
+    pub fn create_raw(
+        path: impl AsRef<Path>,
+        metadata: &BTreeMap<String, String>,
+        tensors: &[RawPlan],
+    ) -> Result<Writer, FileError> {
+        let path = path.as_ref();
         let mut header = serde_json::Map::new();
         if !metadata.is_empty() {
             header.insert(METADATA.into(), serde_json::json!(metadata));
@@ -283,13 +321,13 @@ impl Writer {
         for plan in tensors {
             let wrong =
                 |problem: String| FileError::Tensor { file: path.to_path_buf(), tensor: plan.name.clone(), problem };
-            if plan.dtype.is_block() {
-                return Err(wrong(format!("is {}; safetensors holds no block formats, GGUF does", plan.dtype)));
-            }
-            let bytes = tensor_bytes(&plan.shape, plan.dtype.name(), (1, plan.dtype.block_bytes())).map_err(wrong)?;
+            let stored = Stored::from_name(plan.stored_as).ok_or_else(|| {
+                wrong(format!("has the unknown type `{}`; known are {}", plan.stored_as, Stored::known_names()))
+            })?;
+            let bytes = tensor_bytes(&plan.shape, plan.stored_as, (1, stored.bytes())).map_err(wrong)?;
             let end = offset.checked_add(bytes).ok_or_else(|| wrong("ends beyond what 64 bits can count".into()))?;
             let entry = serde_json::json!({
-                "dtype": plan.dtype.name(), "shape": plan.shape, "data_offsets": [offset, end],
+                "dtype": plan.stored_as, "shape": plan.shape, "data_offsets": [offset, end],
             });
             if plan.name == METADATA || header.insert(plan.name.clone(), entry).is_some() {
                 return Err(wrong("is there twice, or has a name kept for metadata".into()));

@@ -12,6 +12,7 @@ mod load;
 mod model;
 pub mod perplexity;
 pub mod sample;
+mod shipped;
 
 pub use bandwidth::{bytes_per_token, read_bandwidth};
 pub use engine::{Engine, StepRows, Wanted};

@@ -17,6 +17,7 @@ pub mod embedding;
 pub mod feature_map;
 pub mod gemm;
 pub mod gla;
+pub mod hadamard;
 mod isa;
 #[cfg(test)]
 mod laws;

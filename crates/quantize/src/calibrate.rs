@@ -98,25 +98,48 @@ impl<'a> Calibration<'a> {
     /// # Errors
     /// If the block does not run, or the budget refuses.
     pub fn next_block(&mut self) -> Result<Option<Vec<InputStatistics>>, QuantizeError> {
-        let blocks = self.model.checkpoint().config.layers.len();
-        if self.next > blocks {
-            return Ok(None);
-        }
-        let stage = if self.next < blocks {
-            block(self.model, self.context, self.next)?
-        } else {
-            head(self.model, self.context)?
-        };
-        let threads = self.pool.threads();
+        let Some(stage) = self.next_stage()? else { return Ok(None) };
+        let (context, collect, pool) = (self.context, self.collect, Arc::clone(&self.pool));
         let mut statistics = Vec::with_capacity(stage.reads.len());
         for (weights, width) in &stage.reads {
-            let (context, collect) = (self.context, self.collect);
-            statistics.push(InputStatistics::new(weights.clone(), *width, context, collect, threads, &self.budget)?);
+            let of = InputStatistics::new(weights.clone(), *width, context, collect, pool.threads(), &self.budget)?;
+            statistics.push(of);
         }
+        self.run(stage, |i, x| statistics[i].add(&pool, x))?;
+        if let Some(s) = statistics.iter().find(|s| !s.is_finite()) {
+            return Err(QuantizeError::NotFinite { weight: self.model.checkpoint().name_in_file(&s.weights()[0]) });
+        }
+        Ok(Some(statistics))
+    }
+
+    /// Instead of [`Calibration::next_block`]: shows what each layer of the next block reads, as (its weights, rows of inputs)
+    /// a window; whether there was a block.
+    ///
+    /// # Errors
+    /// If the block does not run, or the budget refuses.
+    pub fn visit_block(&mut self, mut visit: impl FnMut(&[String], &[f32])) -> Result<bool, QuantizeError> {
+        let Some(stage) = self.next_stage()? else { return Ok(false) };
+        let reads = stage.reads.clone();
+        self.run(stage, |i, x| visit(&reads[i].0, x))?;
+        Ok(true)
+    }
+
+    fn next_stage(&self) -> Result<Option<Stage>, QuantizeError> {
+        let blocks = self.model.checkpoint().config.layers.len();
+        match self.next {
+            next if next < blocks => Ok(Some(block(self.model, self.context, next)?)),
+            next if next == blocks => Ok(Some(head(self.model, self.context)?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Runs a stage over all windows; `see` gets what the layers of `stage.reads` read.
+    fn run(&mut self, stage: Stage, mut see: impl FnMut(usize, &[f32])) -> Result<(), QuantizeError> {
         let mut memory = Memory::within(&self.budget);
-        self.model.load(&stage.graph, &mut memory, Loading { tier: WeightTier::Ram, threads, behind: None })?;
+        let how = Loading { tier: WeightTier::Ram, threads: self.pool.threads(), behind: None };
+        self.model.load(&stage.graph, &mut memory, how)?;
         self.check_weights(&memory)?;
-        let Stage { graph, input, positions, cu_seqlens, .. } = stage;
+        let Stage { graph, input, positions, cu_seqlens, reads, .. } = stage;
         let input = input.expect("blocks read hidden states");
         let mut e = Executor::new(graph, PlanOptions::default(), &mut memory, Arc::clone(&self.pool))?;
         let d_model = self.model.checkpoint().config.d_model;
@@ -127,16 +150,13 @@ impl<'a> Calibration<'a> {
                 e.input::<i32>(cu).copy_from_slice(&[0, self.context as i32]);
             }
             e.run(&mut memory)?;
-            for (i, s) in statistics.iter_mut().enumerate() {
-                s.add(&self.pool, e.output::<f32>(&format!("calibrate.{i}")));
+            for i in 0..reads.len() {
+                see(i, e.output::<f32>(&format!("calibrate.{i}")));
             }
             window.copy_from_slice(e.output::<f32>("hidden"));
         }
-        if let Some(s) = statistics.iter().find(|s| !s.is_finite()) {
-            return Err(QuantizeError::NotFinite { weight: self.model.checkpoint().name_in_file(&s.weights()[0]) });
-        }
         self.next += 1;
-        Ok(Some(statistics))
+        Ok(())
     }
 
     /// Names the first weight of a block that is not finite: its statistics would blame the layers after it.

@@ -6,6 +6,7 @@ use memwall_fit::FitError;
 use memwall_formats::{FileError, FormatError};
 use memwall_graph::GraphError;
 use memwall_infer::InferError;
+use memwall_kernels::hadamard::HadamardError;
 use memwall_store::{ArenaError, BudgetError, format_size};
 
 /// Why a model was not quantized.
@@ -62,6 +63,25 @@ pub enum QuantizeError {
         /// What is wrong, and what would be right.
         problem: String,
     },
+    /// A transform needs to know what layers read.
+    #[error("{transform} learns from a text: give one to calibrate on")]
+    NoText {
+        /// The transform.
+        transform: &'static str,
+    },
+    /// A transform does not commute with a layer.
+    #[error("{transform}, block {block}: {why}; the model would be another one")]
+    Transform {
+        /// The transform.
+        transform: &'static str,
+        /// The block.
+        block: usize,
+        /// What stands in the way.
+        why: String,
+    },
+    /// No rotation has that size.
+    #[error(transparent)]
+    Hadamard(#[from] HadamardError),
     /// No choice of formats is so small.
     #[error(
         "no plan has {} ({asked} bytes); the smallest possible has {} ({smallest} bytes)",

@@ -2,7 +2,8 @@
 //!
 //! A [`Calibration`] runs a model over a text, block by block, and gives the [`InputStatistics`] of its linear layers. A
 //! [`Method`] makes of them, and of any number format, an encoder of a weight's rows. A [`Measurement`] says what each format
-//! of each weight costs the model, and a [`Front`] of such choices is the best plan of every size.
+//! of each weight costs the model, and a [`Front`] of such choices is the best plan of every size. A [`Transform`] goes before all
+//! that: the same function with weights that lose less.
 //!
 //! ```
 //! use memwall_formats::{Dtype, format};
@@ -28,6 +29,7 @@ mod calibrate;
 mod cholesky;
 mod error;
 mod importance_matrix;
+mod key_order;
 mod levels;
 mod methods;
 mod plan;
@@ -35,13 +37,26 @@ pub mod plot;
 pub mod rows;
 mod sensitivity;
 mod statistics;
+mod transforms;
 
 pub use block_search::BlockSearch;
 pub use calibrate::{Calibration, CalibrationText};
 pub use error::QuantizeError;
 pub use importance_matrix::ImportanceMatrix;
+pub use key_order::{KeyOrder, KeyOrderError};
 pub use levels::{Bounds, Levels};
 pub use methods::{Clip, Gptq, Importance, Inputs, Method, Nearest, RowEncoder, Scales, method, methods};
 pub use plan::{Choice, Front, MOST_STATES, Plan};
 pub use sensitivity::{Measurement, Sensitivity};
 pub use statistics::{Collect, InputStatistics};
+pub use transforms::{
+    ActivationAware, Edit, Rewrite, RotateHeads, RotateResidual, Smooth, Subject, Transform, logits_difference,
+    transform, transforms,
+};
+
+/// Which of some names is meant, and all there are.
+fn nearest_name(given: &str, names: &[&str]) -> String {
+    let alike = |name: &&&str| strsim::jaro_winkler(name, &given.to_ascii_lowercase());
+    let nearest = names.iter().rev().max_by(|a, b| alike(a).total_cmp(&alike(b))).copied().unwrap_or_default();
+    format!("did you mean {nearest}? There are {}", names.join(", "))
+}

@@ -1,4 +1,4 @@
-//! What calibration knows of a layer's inputs: mean squares, and second moments where a method needs them.
+//! What calibration knows of a layer's inputs: mean squares, largest magnitudes, and second moments where a method needs them.
 
 use memwall_kernels::Pool;
 use memwall_kernels::gemm::{Compute, Gemm, gemm, gemm_scratch};
@@ -9,7 +9,7 @@ use crate::QuantizeError;
 /// What is collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Collect {
-    /// The mean square of each input.
+    /// The mean square and the largest magnitude of each input.
     Squares,
     /// Also XᵀX.
     Moments,
@@ -21,6 +21,7 @@ pub struct InputStatistics {
     width: usize,
     tokens: usize,
     squares: Vec<f64>,
+    largest: Vec<f32>,
     moments: Option<Moments>,
     _held: Reservation,
 }
@@ -51,7 +52,15 @@ impl InputStatistics {
             window: vec![0.0; rows * width],
             scratch: vec![0; scratch_bytes(width, rows, threads)],
         });
-        Ok(InputStatistics { weights, width, tokens: 0, squares: vec![0.0; width], moments, _held: held })
+        Ok(InputStatistics {
+            weights,
+            width,
+            tokens: 0,
+            squares: vec![0.0; width],
+            largest: vec![0.0; width],
+            moments,
+            _held: held,
+        })
     }
 
     /// Bytes that they take.
@@ -60,7 +69,7 @@ impl InputStatistics {
             Collect::Squares => 0,
             Collect::Moments => 8 * width * (width + rows) + scratch_bytes(width, rows, threads),
         };
-        8 * width + moments
+        12 * width + moments
     }
 
     /// Adds inputs [rows, width].
@@ -71,8 +80,9 @@ impl InputStatistics {
         let rows = x.len() / self.width;
         self.tokens += rows;
         for row in x.chunks_exact(self.width) {
-            for (sum, x) in self.squares.iter_mut().zip(row) {
+            for ((sum, largest), x) in self.squares.iter_mut().zip(&mut self.largest).zip(row) {
                 *sum += f64::from(*x) * f64::from(*x);
+                *largest = largest.max(x.abs());
             }
         }
         let Some(Moments { sum, window, scratch }) = &mut self.moments else { return };
@@ -101,6 +111,11 @@ impl InputStatistics {
     /// The mean square of each input, `[width]`.
     pub fn mean_squares(&self) -> Vec<f32> {
         self.squares.iter().map(|sum| (sum / self.tokens as f64) as f32).collect()
+    }
+
+    /// The largest magnitude of each input, `[width]`.
+    pub fn largest(&self) -> &[f32] {
+        &self.largest
     }
 
     /// XᵀX [width, width], if it was collected.
@@ -142,6 +157,7 @@ mod tests {
             }
             let want: f32 = rows().map(|r| r[i] * r[i]).sum::<f32>() / 5.0;
             assert_eq!(s.mean_squares()[i], want);
+            assert_eq!(s.largest()[i], rows().map(|r| r[i].abs()).fold(0.0, f32::max));
         }
         assert_eq!(budget.held(), InputStatistics::bytes(3, 4, Collect::Moments, 1));
         drop(s);

@@ -50,7 +50,15 @@ pub const WIKITEXT2_VALID: DataSet = DataSet {
     licence: "CC BY-SA 3.0",
 };
 
-/// The data sets that are known by name.
+/// A Llama of 0.26 million weights in f32 that tells stories, as llama2.c stores it, and its tokenizer.
+pub const AIDREAMS_260K: DataSet = DataSet {
+    name: "aidreams260K",
+    files: &["models-llama2c/aidreams260K.bin", "models-llama2c/aidreams260K-tok512.bin"],
+    source: "https://github.com/mc9625/ai-dreamer-esp32-s3_matrix, data/aidreams260K.bin and data/tok512.bin",
+    licence: "MIT according to its README",
+};
+
+/// The texts that are known by name.
 pub const DATA_SETS: [DataSet; 4] = [TINY_SHAKESPEARE, WAR_AND_PEACE, TINY_STORIES_SAMPLE, WIKITEXT2_VALID];
 
 /// A data set that is not there.

@@ -89,7 +89,9 @@ fn recurrent(name: &str, shape: &[usize], stream: u64) -> Option<Vec<f64>> {
     let spread = |width: f64| Some((0..n as u64).map(|i| width * (2.0 * uniform(stream, i) - 1.0)).collect());
     match (layer, part) {
         // Mamba-2 has one a head, and begins as the gates above.
-        ("mixer", "A_log") if shape.len() == 2 => Some((0..n).map(|i| ((i % shape[1].max(1) + 1) as f64).ln()).collect()),
+        ("mixer", "A_log") if shape.len() == 2 => {
+            Some((0..n).map(|i| ((i % shape[1].max(1) + 1) as f64).ln()).collect())
+        }
         ("mixer", "D") => all(1.0),
         ("mixer", "dt_proj.bias") => {
             Some((0..n as u64).map(|i| inverse_softplus(0.001 * 100f64.powf(uniform(stream, i)))).collect())

@@ -10,6 +10,7 @@ pub mod quantize;
 pub mod reproduce;
 pub mod run;
 pub mod show;
+pub mod simulate;
 pub mod tokenize;
 pub mod train;
 mod train_progress;

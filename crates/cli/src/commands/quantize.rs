@@ -3,9 +3,12 @@
 mod budgeted;
 mod convert;
 mod evaluate;
+mod hub;
+mod hub_config;
 mod known;
 mod report;
 mod sources;
+mod transform;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -14,11 +17,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use memwall_fit::assign;
 use memwall_formats::gguf::{TensorPlan, Writer};
-use memwall_formats::{Container, ContainerFormat, Dtype, Mix, format};
+use memwall_formats::hub::Scheme;
+use memwall_formats::{Container, Dtype, Mix, format};
 use memwall_infer::Model;
 use memwall_kernels::Pool;
-use memwall_nn::GgufForm;
-use memwall_quantize::{Calibration, Collect, ImportanceMatrix, Method, Nearest};
+use memwall_quantize::{Calibration, Collect, ImportanceMatrix, Method, Nearest, Transform};
 use memwall_store::Budget;
 
 use crate::load;
@@ -28,6 +31,7 @@ use evaluate::Evaluation;
 use known::{Known, Text, Walk, stage};
 use report::{Report, Row};
 use sources::{Source, metadata, tensors};
+use transform::{form, transformed};
 
 /// Arguments of `memwall quantize`.
 #[derive(Debug, clap::Args)]
@@ -35,17 +39,24 @@ pub struct Args {
     /// A GGUF or llama2.c file, or a folder of Hugging Face's
     model: PathBuf,
     /// A mix such as Q4_K_M, or one format: F32, F16, BF16, Q8_0, Q6_K, Q5_0, …
-    #[arg(long, value_name = "FORMAT", value_parser = load::mix, required_unless_present = "memory")]
+    #[arg(long, value_name = "FORMAT", value_parser = load::mix, required_unless_present_any = ["memory", "hub"])]
     format: Option<Mix>,
     /// Instead of a format: the best formats for the tensors of the output within this size (needs --calibrate)
     #[arg(long, value_name = "SIZE", value_parser = load::size, conflicts_with = "format", requires = "calibrate")]
     memory: Option<usize>,
-    /// The GGUF file to write
+    /// Instead of a format: a folder of Hugging Face's, quantized as the hub does it: fp8, fp8-block, mxfp4, nvfp4,
+    /// nvfp4-modelopt or bitnet
+    #[arg(long, value_name = "SCHEME", value_parser = Scheme::from_name, conflicts_with_all = ["format", "memory", "transform", "calibrate", "imatrix", "report"])]
+    hub: Option<Scheme>,
+    /// The GGUF file to write, or with --hub the folder
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// How codes and scales are chosen: nearest, importance, clip or gptq
     #[arg(long, value_name = "METHOD", default_value = "nearest", value_parser = method)]
     method: &'static dyn Method,
+    /// Transforms that come first, one after another: rotate-residual, rotate-heads, smooth, activation-aware
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = transform, conflicts_with = "imatrix")]
+    transform: Vec<&'static dyn Transform>,
     /// A text that the model runs over, to learn what its layers read
     #[arg(long, value_name = "FILE")]
     calibrate: Option<PathBuf>,
@@ -83,42 +94,73 @@ fn method(name: &str) -> Result<&'static dyn Method, String> {
     memwall_quantize::method(name)
 }
 
+/// A transform by its name.
+fn transform(name: &str) -> Result<&'static dyn Transform, String> {
+    memwall_quantize::transform(name)
+}
+
 /// Converts the model.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Only models that run are converted: what is wrong with a file is found before anything is written.
-    let model = load::model(Some(&args.model))?;
-    refuse_to_overwrite(model.container(), &args.output)?;
+    let unpacked = hub::unpacked(&args.model, &args.output)?;
+    let original = load::model(Some(unpacked.as_ref().map_or(&args.model, |u| u.path())))?;
+    let read = unpacked.as_ref().map(|_| Container::open(&args.model)).transpose()?;
+    let read = read.as_ref().unwrap_or(original.container());
+    refuse_to_overwrite(read, &args.output)?;
+    if let Some(unpacked) = &unpacked {
+        let to = args.format.map(|mix| mix.main());
+        let quantizes = args.memory.is_some() || args.hub.is_some();
+        hub::refuse_requantizing(unpacked, to, quantizes, args.requantize)?;
+    }
+    if let Some(scheme) = args.hub {
+        refuse_to_write_into(read, &args.output)?;
+        hub::write(&original, scheme, &args.output, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let threads = args.threads.unwrap_or_else(load::processors);
-    let context = context(args, &model)?;
+    let context = context(args, &original)?;
     let budget = load::budget(None);
     let _other = budget.take("other", load::other_bytes()?)?;
-    let container = model.container();
-    let form = (container.format() == ContainerFormat::Safetensors).then(|| GgufForm::of(&model.checkpoint().config));
-    let sources = tensors(&model, form.as_ref())?;
-    let mut metadata = metadata(&model, form.as_ref())?;
 
     // Texts are read first: one that is too short must not cost a run.
     let calibration = match &args.calibrate {
-        Some(file) => Some(Text::read(&model, file, context, args.calibrate_tokens)?),
+        Some(file) => Some(Text::read(&original, file, context, args.calibrate_tokens)?),
         None => None,
     };
     let report_text = match &args.report {
-        Some(file) => Some(report_text(&model, file, context)?),
+        Some(file) => Some(report_text(&original, file, context)?),
         None => None,
     };
+    // A plan within a size is made after the transforms; they take each matrix to get about four bits.
+    let mix = args.format.unwrap_or(Mix::Q4_0);
+    let formats_of = |model: &Model| {
+        let form = form(model, &model.checkpoint().config);
+        let sources = tensors(model, form.as_ref())?;
+        Ok(assigned(mix, model, &metadata(model, form.as_ref())?, &sources))
+    };
+    if !args.transform.is_empty() {
+        let form = form(&original, &original.checkpoint().config);
+        refuse_requantizing(&tensors(&original, form.as_ref())?, &formats_of(&original)?, args.requantize)?;
+    }
+    let text = calibration.as_ref();
+    let transformed = transformed(&original, &args.transform, text, &formats_of, &args.output, threads, &budget)?;
+    let model = transformed.as_ref().map_or(&original, |t| &t.model);
+    let form = form(model, &model.checkpoint().config);
+    let sources = tensors(model, form.as_ref())?;
+    let mut metadata = metadata(model, form.as_ref())?;
     let refuse = |formats: &[Dtype]| refuse_requantizing(&sources, formats, args.requantize);
     let budgeted = match (args.memory, &calibration) {
         (Some(bytes), Some(text)) => {
             // Whatever is chosen, what is quantized already would be quantized anew.
-            refuse(&assigned(Mix::Q4_0, &model, &metadata, &sources))?;
+            refuse(&assigned(Mix::Q4_0, model, &metadata, &sources))?;
             let show = std::io::stderr().is_terminal();
-            Some(Budgeted::of(&model, &sources, text, args.method, bytes as u64, threads, &budget, show)?)
+            Some(Budgeted::of(model, &sources, text, args.method, bytes as u64, threads, &budget, show)?)
         }
         _ => None,
     };
     let formats = match (&budgeted, args.format) {
         (Some(budgeted), _) => budgeted.formats.clone(),
-        (None, Some(mix)) => assigned(mix, &model, &metadata, &sources),
+        (None, Some(mix)) => assigned(mix, model, &metadata, &sources),
         (None, None) => bail!("--format or --memory is needed"),
     };
     refuse(&formats)?;
@@ -127,13 +169,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     metadata.insert("general.quantization_version", 2u32);
 
-    let mut known = known(args, &model, calibration.as_ref(), &sources, threads, &budget)?;
+    let mut known = known(args, model, calibration.as_ref(), &sources, threads, &budget)?;
     // Inputs become known block by block; without them the order of the file stays.
     let mut order: Vec<usize> = (0..sources.len()).collect();
     if matches!(known, Known::Text(_)) {
-        order.sort_by_key(|&i| stage(&model, sources[i].weight.as_deref()).map_or(0, |stage| stage + 1));
+        order.sort_by_key(|&i| stage(model, sources[i].weight.as_deref()).map_or(0, |stage| stage + 1));
     }
     let mut report = Report::default();
+    report.transforms = transformed.as_ref().map_or(Vec::new(), |t| t.done.clone());
     let plans = order.iter().map(|&i| {
         let Source { name, shape, .. } = &sources[i];
         TensorPlan { name: name.clone(), dtype: formats[i], shape: shape.clone() }
@@ -145,7 +188,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if show {
             eprint!("\r{}/{} {:50}", number + 1, sources.len(), source.name);
         }
-        let stage = stage(&model, source.weight.as_deref());
+        let stage = stage(model, source.weight.as_deref());
         let row = known.with(source, stage, |inputs| {
             let method = match inputs {
                 Some(_) if dtype.is_block() && dtype != source.dtype => args.method,
@@ -169,7 +212,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         known.save(file, text, context)?;
     }
     drop(known);
-    let evaluate = |text: &Text, most| Evaluation::of(&args.output, &model, text, most, threads, &budget);
+    let evaluate = |text: &Text, most| Evaluation::of(&args.output, &original, text, most, threads, &budget);
     if let (Some(budgeted), Some(text)) = (&budgeted, &calibration) {
         let measured = evaluate(text, WINDOWS)?.written.mean_kl();
         report.plan = Some((budgeted.predicted_kl, measured));
@@ -203,6 +246,15 @@ fn refuse_to_overwrite(container: &Container, output: &Path) -> anyhow::Result<(
         if same(output).is_some_and(|output| same(file.path()) == Some(output)) {
             bail!("{}: is being read; --output must be another file", output.display());
         }
+    }
+    Ok(())
+}
+
+/// A folder that a model is read from must not be written over.
+fn refuse_to_write_into(container: &Container, output: &Path) -> anyhow::Result<()> {
+    let same = |path: &Path| path.canonicalize().ok();
+    if same(output).is_some_and(|output| same(container.folder()) == Some(output)) {
+        bail!("{}: is being read; --output must be another folder", output.display());
     }
     Ok(())
 }

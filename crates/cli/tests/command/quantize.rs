@@ -232,3 +232,34 @@ fn plans_of_the_shipped_model_are_on_or_beyond_the_front_of_single_formats() {
         before = kl(&mixed);
     }
 }
+
+#[test]
+fn transforms_come_first_and_the_report_is_against_the_original() {
+    let (folder, model, words) = tiny();
+    let out = folder.path().join("out.gguf");
+    let common = ["quantize", text(&model), "--calibrate", text(&words), "--context", "32", "-o", text(&out), "--json"];
+    for transforms in
+        ["rotate-residual", "rotate-heads", "smooth", "activation-aware", "smooth,rotate-residual,rotate-heads"]
+    {
+        for (format, method) in [("F32", "nearest"), ("Q4_0", "nearest"), ("Q4_0", "gptq")] {
+            let more = ["--format", format, "--transform", transforms, "--method", method, "--report", text(&words)];
+            let line = json(&[&common[..], &more].concat());
+            let done = line["transforms"].as_array().unwrap();
+            assert_eq!(done.len(), transforms.split(',').count(), "{line}");
+            assert!(done.iter().all(|t| number(t, "logits_off") <= 1e-4), "{transforms}: {done:?}");
+            let kl = number(&line["report"], "mean_kl");
+            let most = if format == "F32" { 1e-6 } else { 0.5 };
+            assert!(kl.abs() < most, "{transforms}, {format}, {method}: {kl}");
+            // A head of its own, where the tied one would be another.
+            let tensors = line["tensors"].as_array().unwrap();
+            let has_head = tensors.iter().any(|t| t["name"] == "output.weight");
+            assert_eq!(has_head, transforms.contains("residual"), "{transforms}");
+        }
+    }
+    assert!(
+        fs::read_dir(folder.path()).unwrap().all(|f| !f.unwrap().file_name().to_string_lossy().contains("transform"))
+    );
+    let plain = ["quantize", text(&model), "--format", "Q4_0", "-o", text(&out)];
+    refused(&[&plain[..], &["--transform", "smooth"]].concat(), &["smooth", "text"]);
+    refused(&[&plain[..], &["--transform", "rotate"]].concat(), &["rotate-heads", "rotate-residual"]);
+}

@@ -60,6 +60,8 @@ pub fn parse(file: &Path, bytes: &[u8]) -> Result<Header, FileError> {
                 name: tensor.name,
                 stored_as,
                 shape: tensor.shape,
+                file: 0,
+                offset: data_begin + tensor.offset,
                 bytes: tensor.bytes,
             }),
         }

@@ -10,8 +10,8 @@ use std::fmt::Debug;
 use memwall_formats::{Format, FormatError};
 use memwall_kernels::Pool;
 
-use crate::QuantizeError;
 use crate::statistics::Collect;
+use crate::{QuantizeError, nearest_name};
 
 pub use clip::Clip;
 pub use gptq::{Gptq, Scales};
@@ -69,10 +69,7 @@ pub fn method(name: &str) -> Result<&'static dyn Method, String> {
     if let Some(found) = methods().into_iter().find(|m| m.name() == name.to_ascii_lowercase()) {
         return Ok(found);
     }
-    let names = methods().map(|m| m.name());
-    let alike = |n: &&str| strsim::jaro_winkler(n, &name.to_ascii_lowercase());
-    let nearest = names.into_iter().rev().max_by(|a, b| alike(a).total_cmp(&alike(b))).unwrap_or_default();
-    Err(format!("did you mean {nearest}? There are {}", names.join(", ")))
+    Err(nearest_name(name, &methods().map(|m| m.name())))
 }
 
 impl<F: Format + ?Sized> RowEncoder for &F {
@@ -85,7 +82,7 @@ impl<F: Format + ?Sized> RowEncoder for &F {
 const DAMPING: f64 = 0.01;
 
 /// Mean squares with the damping; all 1 if every input was silent.
-fn damped(mean_squares: &[f32]) -> Vec<f32> {
+pub(crate) fn damped(mean_squares: &[f32]) -> Vec<f32> {
     let mean = mean_squares.iter().map(|&x| f64::from(x)).sum::<f64>() / mean_squares.len().max(1) as f64;
     if mean == 0.0 {
         return vec![1.0; mean_squares.len()];

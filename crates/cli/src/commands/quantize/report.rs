@@ -39,6 +39,8 @@ pub(super) struct Row {
 #[derive(Default)]
 pub(super) struct Report {
     rows: Vec<Row>,
+    /// Transforms that came first, and how far logits were from the original's in f32.
+    pub(super) transforms: Vec<(&'static str, f64)>,
     /// Predicted and measured KL of a plan.
     pub(super) plan: Option<(f64, f64)>,
     pub(super) evaluation: Option<Evaluation>,
@@ -66,6 +68,10 @@ impl Report {
                 "relative_rmse": finite(all.relative_rmse()),
                 "tensors": self.rows.iter().map(Row::json).collect::<Vec<Value>>(),
             });
+            if !self.transforms.is_empty() {
+                let done = self.transforms.iter().map(|(name, off)| json!({ "name": name, "logits_off": off }));
+                line["transforms"] = done.collect();
+            }
             if let Some((predicted, measured)) = self.plan {
                 line["plan"] = json!({ "predicted_kl": predicted, "measured_kl": measured });
             }
@@ -74,6 +80,9 @@ impl Report {
             }
             writeln!(out, "{line}")?;
             return Ok(());
+        }
+        for (name, off) in &self.transforms {
+            writeln!(out, "{name}: logits in f32 are off by {off:.1e} of the largest")?;
         }
         let kl = if self.plan.is_some() { format!(" {:>10}", "KL") } else { String::new() };
         writeln!(
