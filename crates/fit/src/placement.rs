@@ -5,7 +5,7 @@ use std::sync::Arc;
 use memwall_formats::{Dtype, TensorInfo};
 use memwall_graph::{Graph, Source};
 use memwall_nn::CheckpointError;
-use memwall_store::{Embedded, Extents, Mapped, Ram};
+use memwall_store::{Embedded, Extent, Extents, Mapped, Ram};
 
 use crate::{FitError, Header, WeightTier};
 
@@ -59,10 +59,18 @@ pub fn placements<'a>(header: Header<'a>, graph: &Graph) -> Result<Vec<Placed<'a
 
 /// The extents of the weights that keep their format, in the order of `placed`.
 pub fn kept_extents(header: Header<'_>, placed: &[Placed<'_>]) -> Extents {
-    let all = Extents::from(header.container);
     let kept = placed.iter().filter(|p| !p.is_rewritten());
-    let tensors = kept.filter_map(|p| all.find(&p.stored.name).map(|id| all.tensors[id.0].clone())).collect();
-    Extents { files: all.files, tensors }
+    // A weight may be a part of a tensor.
+    let extent = |p: &Placed<'_>| Extent {
+        name: p.stored.name.clone(),
+        file: p.stored.file,
+        offset: p.stored.offset,
+        // More than an address can count ends beyond any file, which opening a tier refuses.
+        bytes: usize::try_from(p.stored.bytes).unwrap_or(usize::MAX),
+        checksum: None,
+    };
+    let files = header.container.files().iter().map(|file| file.path().to_path_buf()).collect();
+    Extents { files, tensors: kept.map(extent).collect() }
 }
 
 /// Rows of a tensor that are rewritten at once.

@@ -82,7 +82,7 @@ fn what_the_architecture_may_also_have_is_refused_by_key() {
         std::fs::remove_file(&file).expect("it was there");
     };
     refused(&|m| drop(m.insert("mamba.ssm.dt_b_c_rms", true)), "mamba.ssm.dt_b_c_rms");
-    refused(&|m| drop(m.insert("mamba.ssm.state_size", 9u32)), "ssm_a");
+    refused(&|m| drop(m.insert("mamba.ssm.state_size", 9u32)), "blk.0.ssm_");
     refused(&|m| drop(m.insert("mamba.ssm.conv_kernel", 9u32)), "conv");
     refused(&|m| drop(m.insert("mamba.block_count", 3u32)), "blk.2.");
     refused(&|m| drop(m.remove("mamba.ssm.inner_size")), "mamba.ssm.inner_size");

@@ -154,7 +154,7 @@ fn a_recipe_trains_every_memory_that_decays_by_head_or_not_at_all() {
         recipe.sample = None;
         let (bits, _) = run(&recipe, data, &data.join(name), false);
         println!("{name}: {bits} bits a byte");
-        assert!(bits < 1.5, "{name}: {bits} bits a byte of a text with log2(27) bits in about 24 bytes");
+        assert!(bits < 1.7, "{name}: {bits} bits a byte of a text with log2(27) bits in about 24 bytes");
     }
 }
 
