@@ -9,8 +9,9 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, GateConfig, GlaConfig, GlaForm, LayerConfig,
-    MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    AttentionConfig, Channel, ChannelConfig, DeltaForm, DeltaGate, DeltaNetConfig, GateConfig, GlaConfig, GlaForm,
+    LayerConfig, MixerConfig, ModelConfig, MoeConfig, RopeConfig, Scores, Sequences, SharedExpert, ShortConvConfig,
+    WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -58,8 +59,33 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     ]
 }
 
-fn model(mixer: MixerConfig) -> ModelConfig {
+/// Each mixer with an MLP, and attention with each mixture of experts.
+fn models() -> Vec<(&'static str, ModelConfig)> {
     let channel = ChannelConfig::Glu { hidden: 14, activation: Default::default(), bias: false };
+    let mixers = mixers().into_iter().map(|(name, mixer)| (name, model(mixer, channel.clone())));
+    let experts = experts().into_iter().map(|(name, moe)| {
+        let channel = ChannelConfig::Moe(moe);
+        (name, model(MixerConfig::Attention(attention()), channel))
+    });
+    mixers.chain(experts).collect()
+}
+
+fn experts() -> Vec<(&'static str, MoeConfig)> {
+    let moe = MoeConfig::new(5, 2, 6);
+    let sigmoid = MoeConfig { scores: Scores::Sigmoid, selection_bias: true, normalize_eps: 1e-6, ..moe.clone() };
+    let shared = |gate| MoeConfig { shared: Some(SharedExpert { hidden: 4, gate }), ..moe.clone() };
+    vec![
+        ("experts by softmax, normalized", moe.clone()),
+        ("experts by softmax, not normalized", MoeConfig { normalize: false, scaling: 1.5, ..moe.clone() }),
+        ("experts by sigmoid with a bias", sigmoid.clone()),
+        ("experts by sigmoid, not normalized", MoeConfig { normalize: false, selection_bias: false, ..sigmoid }),
+        ("experts and a gated shared one", shared(true)),
+        ("experts and a shared one", shared(false)),
+        ("all experts", MoeConfig { active: 5, ..moe }),
+    ]
+}
+
+fn model(mixer: MixerConfig, channel: ChannelConfig) -> ModelConfig {
     ModelConfig {
         vocab_size: 12,
         d_model: 16,
@@ -79,10 +105,10 @@ fn given() -> Vec<(String, Vec<i32>)> {
 }
 
 #[test]
-fn gradients_of_every_mixer_equal_differences() -> Result<(), GraphError> {
-    for (name, mixer) in mixers() {
+fn gradients_of_every_mixer_and_of_experts_equal_differences() -> Result<(), GraphError> {
+    for (name, config) in models() {
         let mut g = Graph::new(Dtype::F64);
-        let (config, types) = (model(mixer), WeightTypes::new());
+        let types = WeightTypes::new();
         let seqs = Sequences::whole(&mut g, TOKENS, CU.len() - 1)?;
         let hidden = config.hidden(&mut g, &types, &seqs)?;
         let logits = config.logits(&mut g, &types, hidden, None)?;
@@ -108,8 +134,8 @@ fn fill(e: &mut Executor, name: &str, values: &[i32]) {
 #[test]
 fn state_bytes_are_those_of_the_states_that_the_graph_keeps() -> Result<(), GraphError> {
     let (slots, context) = (2, 32);
-    for (name, mixer) in mixers() {
-        let (config, types) = (model(mixer), WeightTypes::new());
+    for (name, config) in models() {
+        let types = WeightTypes::new();
         let mut g = Graph::new(Dtype::F32);
         let rows = g.run_dim("rows", 8)?;
         let seqs = Sequences::slots(&mut g, rows, 8, slots, context, KvFormat::both(Dtype::F32), 0)?;
@@ -124,8 +150,8 @@ fn state_bytes_are_those_of_the_states_that_the_graph_keeps() -> Result<(), Grap
 
 #[test]
 fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> {
-    for (name, mixer) in mixers() {
-        let (config, types) = (model(mixer), WeightTypes::new());
+    for (name, config) in models() {
+        let types = WeightTypes::new();
         let pool = Arc::new(Pool::new(2));
         let mut memory = Memory::new();
         let mut whole = Graph::new(Dtype::F32);
@@ -169,6 +195,22 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
                 assert!((got - want).abs() < 2e-5 * want.abs().max(1.0), "{name}: {got} is not {want}");
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn parameters_are_counted_as_the_graph_has_them_and_a_token_uses_its_share() -> Result<(), GraphError> {
+    for (name, moe) in experts() {
+        let mut g = Graph::new(Dtype::F32);
+        let x = g.input("x", [3, 16], Dtype::F32)?;
+        moe.forward(&mut g, &WeightTypes::new(), "mlp", x)?;
+        let weights = g.values().filter(|(_, i)| matches!(i.source, Source::Weight));
+        let elements: usize = weights.map(|(_, i)| i.ty.bytes(&[]) / 4).sum();
+        assert_eq!(moe.parameters(16), elements, "{name}");
+        let idle = 3 * (moe.experts - moe.active) * moe.hidden * 16;
+        assert_eq!(moe.active_parameters(16), elements - idle, "{name}");
+        assert_eq!(ChannelConfig::Moe(moe).active_parameters(16), elements - idle, "{name}");
     }
     Ok(())
 }

@@ -36,8 +36,7 @@ fn sizes_of(io: &Io<'_>, chosen: usize, gate: usize) -> Sizes {
 
 impl Experts {
     fn dense(&self, weights: Dtype, tokens: usize) -> bool {
-        weights == Dtype::F64
-            || (weights == Dtype::F32 && (tokens >= PACKED_TOKENS || self.compute == Compute::Bf16))
+        weights == Dtype::F64 || (weights == Dtype::F32 && (tokens >= PACKED_TOKENS || self.compute == Compute::Bf16))
     }
 }
 

@@ -27,7 +27,9 @@ impl Op for Route {
         if !(1..=experts).contains(&active) {
             return Err(format!("{active} of {experts} experts; 1 to all of them are needed"));
         }
-        let [n, e] = inputs[0].shape.dims() else { return Err(format!("logits {}, [N, E] is needed", inputs[0].shape)) };
+        let [n, e] = inputs[0].shape.dims() else {
+            return Err(format!("logits {}, [N, E] is needed", inputs[0].shape));
+        };
         if e.known() != Some(experts) {
             return Err(format!("logits {} of {experts} experts", inputs[0].shape));
         }
@@ -49,7 +51,9 @@ impl Op for Route {
     }
 
     fn gradient(&self) -> Gradient {
-        Gradient::Surrogate("Switch Transformers (arXiv 2101.03961): through the weights of the chosen, the choice held fixed")
+        Gradient::Surrogate(
+            "Switch Transformers (arXiv 2101.03961): through the weights of the chosen, the choice held fixed",
+        )
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {

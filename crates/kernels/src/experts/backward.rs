@@ -94,8 +94,7 @@ pub fn experts_backward<T: Real>(
             continue;
         }
         let [rows, dy_rows, dx_rows] = [&mut *rows, &mut *dy_rows, &mut *dx_rows].map(|r| &mut r[..m * d]);
-        let [gate, up, slope, h, dh] =
-            [&mut *gate, &mut *up, &mut *slope, &mut *h, &mut *dh].map(|r| &mut r[..m * f]);
+        let [gate, up, slope, h, dh] = [&mut *gate, &mut *up, &mut *slope, &mut *h, &mut *dh].map(|r| &mut r[..m * f]);
         let token = |r: usize| order[r] as usize / e.active;
         gather(d, x, token, rows);
         gather(d, dy, token, dy_rows);

@@ -81,8 +81,7 @@ pub fn experts(
             first += 1;
         }
         let (groups, order) = (&groups[..count], &order[begin..begin + rows]);
-        let (gate, up, out) =
-            (&mut gate[..rows * e.hidden], &mut up[..rows * e.hidden], &mut out[..rows * e.width]);
+        let (gate, up, out) = (&mut gate[..rows * e.hidden], &mut up[..rows * e.hidden], &mut out[..rows * e.width]);
         let token = |r: usize| order[r] as usize / e.active;
         linear_grouped(pool, &[gate_stack, up_stack], x, token, groups, &mut [&mut *gate, &mut *up], rest);
         gated(pool, e.hidden, gate, up);

@@ -65,14 +65,7 @@ impl<'a, T: Real> Scorer<'a, T> {
 ///
 /// # Panics
 /// If a slice has the wrong length.
-pub fn route<T: Real>(
-    pool: &Pool,
-    r: &Route,
-    logits: &[T],
-    bias: Option<&[T]>,
-    chosen: &mut [i32],
-    weights: &mut [T],
-) {
+pub fn route<T: Real>(pool: &Pool, r: &Route, logits: &[T], bias: Option<&[T]>, chosen: &mut [i32], weights: &mut [T]) {
     let (experts, k) = (r.experts, r.active);
     let tokens = rows_of("logits", logits.len(), experts);
     expect_len("chosen", chosen.len(), tokens * k);

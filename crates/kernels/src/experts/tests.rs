@@ -97,7 +97,14 @@ fn stacks<'a>(e: &Experts, dtype: Dtype, bytes: &'a [Vec<u8>; 3]) -> [Stack<'a>;
         .expect("three")
 }
 
-fn grouped(e: &Experts, dtype: Dtype, bytes: &[Vec<u8>; 3], x: &[f32], c: (&[i32], &[f32]), threads: usize) -> Vec<f32> {
+fn grouped(
+    e: &Experts,
+    dtype: Dtype,
+    bytes: &[Vec<u8>; 3],
+    x: &[f32],
+    c: (&[i32], &[f32]),
+    threads: usize,
+) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len()];
     let mut scratch = vec![0xa5; experts_scratch(e, [dtype; 3], x.len() / e.width, threads)];
     experts(&Pool::new(threads), e, stacks(e, dtype, bytes), x, c.0, c.1, &mut y, &mut scratch);
@@ -134,7 +141,8 @@ fn a_token_has_the_same_bits_alone_and_among_others_in_every_format() {
     let e = Experts { experts: 7, active: 3, width: 256, hidden: 256 };
     let c = case(e, 90);
     let (x, weights) = (narrow(&c.x), narrow(&c.weights));
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_K, Dtype::Q6_K, Dtype::MXFP4] {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_K, Dtype::Q6_K, Dtype::MXFP4]
+    {
         let bytes = stored(&c, dtype);
         let all = grouped(&e, dtype, &bytes, &x, (&c.chosen, &weights), 2);
         for token in [0, 1, 44, 89] {
@@ -181,7 +189,9 @@ fn experts_are_chosen_by_the_biased_score_and_weighed_by_the_plain_one() {
     route(&Pool::new(1), &r, &logits, Some(&bias), &mut chosen, &mut weights);
     assert_eq!(chosen, [3, 1]);
     let sum = sigmoid(-1.0) + sigmoid(1.0) + 1e-6;
-    assert!((weights[0] - 2.0 * sigmoid(-1.0) / sum).abs() < 1e-15 && (weights[1] - 2.0 * sigmoid(1.0) / sum).abs() < 1e-15);
+    assert!(
+        (weights[0] - 2.0 * sigmoid(-1.0) / sum).abs() < 1e-15 && (weights[1] - 2.0 * sigmoid(1.0) / sum).abs() < 1e-15
+    );
     let plain = Route { normalize: None, factor: 1.0, ..r };
     route(&Pool::new(1), &plain, &logits, Some(&bias), &mut chosen, &mut weights);
     assert_eq!(weights, [sigmoid(-1.0), sigmoid(1.0)]);

@@ -261,15 +261,7 @@ fn row_layout(kind: Prepared, k: usize) -> (usize, usize) {
 ///
 /// # Safety
 /// No two calls at a time write the same row.
-unsafe fn prepare_row(
-    isa: Isa,
-    kind: Prepared,
-    x: &[f32],
-    m: usize,
-    i: usize,
-    words: &Disjoint<'_, u32>,
-    base: usize,
-) {
+unsafe fn prepare_row(isa: Isa, kind: Prepared, x: &[f32], m: usize, i: usize, words: &Disjoint<'_, u32>, base: usize) {
     let (row_words, terms) = row_layout(kind, x.len());
     let slice = if m <= leaf::FEW { terms } else { tile::SLICE_BLOCKS };
     let part = |begin: usize, len: usize| {

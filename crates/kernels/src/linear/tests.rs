@@ -487,8 +487,11 @@ fn grouped_products_give_each_row_what_its_matrix_gives_alone() {
     let mut noise = Noise(77);
     let (matrices, n, k) = (5, 70, 256);
     // A group of each of the three ways through rows: one, few, many; a matrix that nobody wants; one wanted twice.
-    let groups = [(3, 0, 1), (0, 1, 4), (4, 4, 4), (2, 4, 13), (3, 13, 15)]
-        .map(|(matrix, begin, end)| Group { matrix, begin, end });
+    let groups = [(3, 0, 1), (0, 1, 4), (4, 4, 4), (2, 4, 13), (3, 13, 15)].map(|(matrix, begin, end)| Group {
+        matrix,
+        begin,
+        end,
+    });
     let rows = 15;
     let from: Vec<usize> = (0..rows).map(|r| (r * 7 + 2) % 6).collect();
     let x = noise.values(6 * k);

@@ -3,15 +3,14 @@
 //!
 //! Source: fla-org/flash-linear-attention, `fla/models/gla`, `fla/layers/{gla,attn}.py`.
 
-use std::collections::BTreeMap;
-
 use memwall_formats::TensorInfo;
 use serde_json::Value;
 
 use super::super::CheckpointError;
+use super::super::adapt::Adapt;
 use super::super::naming::Naming;
 use super::config_json::ConfigJson;
-use super::{activation, layers};
+use super::{activation, layers, without_group};
 use crate::config::{Activation, ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::gla::GlaConfig;
@@ -133,24 +132,15 @@ fn attention(config: &ConfigJson, d_model: usize) -> Result<(Vec<usize>, Option<
 
 /// Turns what such a file holds into memwall's weights: attention has a name of its own, stacked halves of the MLP are
 /// two matrices, convolutions have no dimension of one group.
-pub(super) fn adapt(tensors: &mut BTreeMap<String, TensorInfo>, config: &ModelConfig) {
+pub(super) fn adapt(adapt: &mut Adapt, config: &ModelConfig) {
     for (i, layer) in config.layers.iter().enumerate() {
         let own = format!("model.layers.{i}.attn.");
         if matches!(layer.mixer, MixerConfig::Attention(_)) {
-            let theirs: Vec<String> = tensors.keys().filter(|name| name.starts_with(&own)).cloned().collect();
-            for name in theirs {
-                let ours = format!("model.layers.{i}.{}.{}", layer.mixer.name(), &name[own.len()..]);
-                if let Some(tensor) = tensors.remove(&name) {
-                    tensors.insert(ours, tensor);
-                }
-            }
+            adapt.rename(&own, &format!("model.layers.{i}.{}.", layer.mixer.name()));
         }
+        let tensors = &mut adapt.tensors;
         for part in ["q", "k", "v"] {
-            if let Some(weight) = tensors.get_mut(&format!("{own}{part}_conv1d.weight"))
-                && let [channels, 1, taps] = weight.shape[..]
-            {
-                weight.shape = vec![channels, taps];
-            }
+            without_group(tensors, &format!("{own}{part}_conv1d.weight"));
         }
         let ChannelConfig::Glu { hidden, .. } = layer.channel else { continue };
         let (gate, up) =
