@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use memwall_formats::gguf::Metadata;
-use memwall_formats::{Container, Dtype, Mix, MixModel, MixTensor};
-use memwall_nn::{Checkpoint, MixerConfig, ModelConfig, WeightTypes};
+use memwall_formats::{Container, Dtype, Mix, MixModel, MixTensor, TensorInfo};
+use memwall_nn::{ChannelConfig, Checkpoint, MixerConfig, ModelConfig, WeightTypes};
 
 use crate::WeightFormat;
 
@@ -20,7 +20,12 @@ pub struct Header<'a> {
 impl Header<'_> {
     /// The format of each tensor of the file under a mix, in the order of the file.
     fn assign(self, mix: Mix) -> Vec<Dtype> {
-        let tensors = self.container.tensors().iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype));
+        // What a tensor is for is in memwall's name of the weight, whatever the file calls it.
+        let ours: HashMap<&str, &str> =
+            self.checkpoint.tensors.iter().map(|(weight, t)| (t.name.as_str(), weight.as_str())).collect();
+        let name = |t: &TensorInfo| ours.get(t.name.as_str()).copied().unwrap_or(&t.name).to_string();
+        let named: Vec<(String, &TensorInfo)> = self.container.tensors().iter().map(|t| (name(t), t)).collect();
+        let tensors = named.iter().map(|(name, t)| (name.as_str(), &t.shape[..], t.dtype));
         assign(mix, &self.checkpoint.config, self.container.metadata(), tensors)
     }
 
@@ -66,8 +71,12 @@ pub fn assign<'a>(
     });
     let (heads, kv_heads) = attention.unwrap_or((1, 1));
     let architecture = metadata.find::<&str>("general.architecture").ok().flatten().unwrap_or_default();
-    let experts = metadata.find::<u64>(&format!("{architecture}.expert_count")).ok().flatten().unwrap_or(0);
-    let about = MixModel { architecture, layers: config.layers.len(), heads, kv_heads, experts: experts as usize };
+    let experts = config.layers.iter().find_map(|layer| match &layer.channel {
+        ChannelConfig::Moe(moe) => Some(moe.experts),
+        _ => None,
+    });
+    let experts = experts.unwrap_or(0);
+    let about = MixModel { architecture, layers: config.layers.len(), heads, kv_heads, experts };
     let named: Vec<(String, &[usize], Dtype)> =
         tensors.map(|(name, shape, stored)| (gguf_name(name), shape, stored)).collect();
     let tensors: Vec<MixTensor<'_>> =
@@ -83,6 +92,11 @@ fn gguf_name(name: &str) -> String {
         ("model.norm.", "output_norm."),
         ("lm_head.", "output."),
         ("mlp.down_proj.", "ffn_down."),
+        ("mlp.gate.", "ffn_gate_inp."),
+        ("mlp.experts.gate_proj.", "ffn_gate_exps."),
+        ("mlp.experts.up_proj.", "ffn_up_exps."),
+        ("mlp.experts.down_proj.", "ffn_down_exps."),
+        ("conv.conv.", "shortconv.conv."),
         (".v_proj.", ".attn_v."),
         (".k_proj.", ".attn_k."),
         (".o_proj.", ".attn_output."),
@@ -114,6 +128,8 @@ mod tests {
             ("model.embed_tokens.weight", "token_embd.weight"),
             ("lm_head.weight", "output.weight"),
             ("blk.3.attn_v.weight", "blk.3.attn_v.weight"),
+            ("model.layers.3.mlp.gate.weight", "blk.3.ffn_gate_inp.weight"),
+            ("model.layers.3.mlp.experts.down_proj.weight", "blk.3.ffn_down_exps.weight"),
             ("model.layers.0.input_layernorm.weight", "blk.0.input_layernorm.weight"),
         ] {
             assert_eq!(gguf_name(ours), gguf);

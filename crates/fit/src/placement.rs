@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use memwall_formats::{Dtype, TensorInfo};
 use memwall_graph::{Graph, Source};
-use memwall_nn::CheckpointError;
+use memwall_nn::{Assembly, CheckpointError};
 use memwall_store::{Embedded, Extent, Extents, Mapped, Ram};
 
 use crate::{FitError, Header, WeightTier};
@@ -23,15 +23,17 @@ pub struct Placed<'a> {
     pub dtype: Dtype,
     /// Bytes in that format.
     pub bytes: usize,
+    /// How it is made, if it is not that tensor as it lies in the file.
+    pub assembly: Option<&'a Assembly>,
 }
 
 impl Placed<'_> {
-    /// Whether it cannot be had as it lies in the file: its format is another, or it must be moved to be read as numbers,
-    /// because a safetensors file need not align them.
+    /// Whether it cannot be had as it lies in the file: its format is another, it does not lie there in one piece, or it must
+    /// be moved to be read as numbers, because a safetensors file need not align them.
     pub fn is_rewritten(&self) -> bool {
         let stored = self.stored.dtype;
         let aligned = stored.is_block() || self.stored.offset.is_multiple_of(stored.block_bytes() as u64);
-        self.dtype != stored || !aligned
+        self.dtype != stored || !aligned || self.assembly.is_some()
     }
 }
 
@@ -52,7 +54,13 @@ pub fn placements<'a>(header: Header<'a>, graph: &Graph) -> Result<Vec<Placed<'a
                 let (name, found) = (stored.name.clone(), stored.shape.clone());
                 return Err(CheckpointError::Shape { file: file(), name, found, shape }.into());
             }
-            Ok(Placed { name: Arc::clone(&info.name), stored, dtype: info.ty.dtype, bytes: info.ty.bytes(&[]) })
+            Ok(Placed {
+                name: Arc::clone(&info.name),
+                stored,
+                dtype: info.ty.dtype,
+                bytes: info.ty.bytes(&[]),
+                assembly: header.checkpoint.assembled.get(&*info.name),
+            })
         })
         .collect()
 }
@@ -107,7 +115,8 @@ pub(crate) fn weight_bytes(header: Header<'_>, placed: &[Placed<'_>], tier: Weig
     let staging = rewritten().map(|p| {
         let width = p.stored.shape.last().copied().unwrap_or(1).max(1);
         let rows = rows_at_once(p.stored);
-        let stored = if embedded { 0 } else { rows * p.stored.dtype.row_bytes(width).unwrap_or(0) };
+        let stored =
+            if embedded && p.assembly.is_none() { 0 } else { rows * p.stored.dtype.row_bytes(width).unwrap_or(0) };
         stored + rows * width * size_of::<f32>()
     });
     WeightBytes {

@@ -55,13 +55,15 @@ fn seconds(graph: &Graph, machine: &Machine) -> f64 {
         let (inputs, outputs) = (sized(&node.inputs), sized(&node.outputs));
         let cost = node.op.cost(&NodeSizes { inputs: &inputs, outputs: &outputs });
         let weight = node.inputs.iter().filter(|&&v| matches!(graph.info(v).source, Source::Weight)).find(|&&v| {
-            // A matrix that is read whole; of an embedding only some rows are.
-            graph.shape(v).rank() > 1 && cost.bytes_read >= graph.ty(v).bytes(&runs) as f64
+            // A matrix that is read whole; of an embedding only some rows are. Of a stack some matrices are.
+            let rank = graph.shape(v).rank();
+            rank > 2 || (rank > 1 && cost.bytes_read >= graph.ty(v).bytes(&runs) as f64)
         });
         let time = match weight {
             Some(&w) => {
                 let rate = machine.rate(graph.ty(w).dtype);
-                (graph.ty(w).bytes(&runs) as f64 / rate.bytes).max(cost.operations / rate.operations)
+                let bytes = if graph.shape(w).rank() > 2 { cost.bytes_read } else { graph.ty(w).bytes(&runs) as f64 };
+                (bytes / rate.bytes).max(cost.operations / rate.operations)
             }
             None => {
                 let bytes = (cost.bytes_read + cost.bytes_written) / machine.read();

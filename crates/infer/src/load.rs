@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use memwall_fit::{Placed, WeightTier, kept_extents, placements, rows_at_once};
 use memwall_formats::{Dtype, FormatError, TensorInfo, format};
 use memwall_graph::{Graph, Memory};
+use memwall_nn::{Change, Extent};
 use memwall_store::{Advice, Embedded, Mapped, Ram, TensorId, Tier, TierError};
 
 use crate::{InferError, Model};
@@ -62,13 +63,15 @@ impl Model {
             let p = converted[id.0];
             let (width, rows) = (width(p.stored), rows_at_once(p.stored));
             let stored_row = p.stored.dtype.row_bytes(width).ok_or_else(|| ragged(p.stored))?;
-            let mut raw = vec![0; if source.is_embedded() { 0 } else { rows * stored_row }];
+            let in_place = source.is_embedded() && p.assembly.is_none();
+            let mut raw = vec![0; if in_place { 0 } else { rows * stored_row }];
             let mut values = vec![0.0_f32; rows * width];
             let _io = budget.take("io", raw.len() + size_of_val(&values[..]))?;
             let piece = rows * p.dtype.row_bytes(width).ok_or_else(|| ragged(p.stored))?;
             for (i, place) in place.chunks_mut(piece.max(1)).enumerate() {
-                let stored = source.rows(p.stored, i * rows * stored_row, rows * stored_row, &mut raw)?;
-                if p.dtype == p.stored.dtype {
+                let stored = source.rows(p, i * rows * stored_row, rows * stored_row, &mut raw)?;
+                let change = p.assembly.map_or(Change::None, |a| a.change);
+                if p.dtype == p.stored.dtype && change == Change::None {
                     place.copy_from_slice(stored);
                     continue;
                 }
@@ -141,30 +144,47 @@ impl Source<'_> {
         self.files.is_empty()
     }
 
-    /// Up to `bytes` bytes of a tensor from `from` on.
+    /// Up to `bytes` bytes of a weight as stored, from `from` on.
     fn rows<'b>(
-        &self,
-        tensor: &TensorInfo,
+        &'b self,
+        p: &Placed<'_>,
         from: usize,
         bytes: usize,
         raw: &'b mut [u8],
     ) -> Result<&'b [u8], InferError> {
-        let bytes = bytes.min((tensor.bytes as usize).saturating_sub(from));
-        if let Some(all) = self.model.header().embedded(tensor) {
+        let bytes = bytes.min((p.stored.bytes as usize).saturating_sub(from));
+        if p.assembly.is_none()
+            && let Some(all) = self.model.header().embedded(p.stored)
+        {
             return Ok(&all[from..from + bytes]);
         }
         let raw = &mut raw[..bytes];
-        let (file, at) = (&self.files[tensor.file], tensor.offset + from as u64);
-        file.read_exact_at(raw, at).map_err(|source| {
-            let path = self.model.container().files()[tensor.file].path().to_path_buf();
+        let mut rest = &mut *raw;
+        for extent in self.model.checkpoint().extents(&p.name, from as u64, bytes as u64) {
+            let (part, left) = rest.split_at_mut(extent.bytes as usize);
+            self.read(p.stored, extent, part)?;
+            rest = left;
+        }
+        Ok(raw)
+    }
+
+    /// The bytes of `extent`, of what the tensor `of` is a part.
+    fn read(&self, of: &TensorInfo, extent: Extent, to: &mut [u8]) -> Result<(), InferError> {
+        let at = TensorInfo { file: extent.file, offset: extent.offset, bytes: extent.bytes, ..of.clone() };
+        if let Some(bytes) = self.model.header().embedded(&at) {
+            to.copy_from_slice(bytes);
+            return Ok(());
+        }
+        let file = &self.files[extent.file];
+        file.read_exact_at(to, extent.offset).map_err(|source| {
+            let path = self.model.container().files()[extent.file].path().to_path_buf();
             if source.kind() == std::io::ErrorKind::UnexpectedEof {
                 let has = file.metadata().map_or(0, |m| m.len());
-                TierError::Short { path, tensor: tensor.name.clone(), needs: tensor.offset + tensor.bytes, has }
+                TierError::Short { path, tensor: of.name.clone(), needs: extent.offset + extent.bytes, has }.into()
             } else {
-                TierError::File { path, source }
+                TierError::File { path, source }.into()
             }
-        })?;
-        Ok(raw)
+        })
     }
 }
 
@@ -182,6 +202,7 @@ fn convert(
     let (stored_row, row) = (stored.len() / rows.max(1), place.len() / rows.max(1));
     let part = |stored: &[u8], values: &mut [f32], place: &mut [u8]| -> Result<(), FormatError> {
         format(p.stored.dtype).decode(width, stored, values)?;
+        p.assembly.map_or(Change::None, |a| a.change).apply(values);
         format(p.dtype).encode(width, values, place)
     };
     if share >= rows {

@@ -10,13 +10,14 @@ use memwall_graph::{Graph, Source};
 use memwall_infer::{Engine, EngineOptions, InferError, Model, StepRows, Wanted};
 use memwall_nn::{
     AttentionConfig, CONFIG_KEY, ChannelConfig, DeltaNetConfig, GatedAssociativeConfig, GlaConfig, LayerConfig,
-    MixerConfig, ModelConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    MixerConfig, ModelConfig, MoeConfig, RopeConfig, Sequences, SharedExpert, ShortConvConfig, WeightTypes,
 };
 
 /// Tokens of the prompt, so that parts of 512 are cut too.
 const PROMPT: usize = 530;
 
-/// Every mixer there is: norms of q and k and grouped heads as in Qwen3, a window, a gated state behind convolutions.
+/// Mixers of several kinds: norms of q and k and grouped heads as in Qwen3, a window, a gated state behind convolutions; and
+/// experts in some layers.
 fn mixed() -> ModelConfig {
     let rope = Some(RopeConfig::default());
     let attention = AttentionConfig { rope, qk_norm: true, ..AttentionConfig::new(4, 2, 16) };
@@ -31,11 +32,15 @@ fn mixed() -> ModelConfig {
         MixerConfig::Attention(window),
     ];
     let channel = ChannelConfig::Glu { hidden: 96, activation: Default::default(), bias: false };
+    let shared = Some(SharedExpert { hidden: 32, gate: true });
+    let experts = ChannelConfig::Moe(MoeConfig { shared, ..MoeConfig::new(6, 2, 32) });
+    let channels = [channel.clone(), experts.clone(), experts, channel];
+    let layers = mixers.into_iter().zip(channels).map(|(mixer, channel)| LayerConfig { mixer, channel });
     ModelConfig {
         vocab_size: 200,
         d_model: 64,
         max_context: 600,
-        layers: mixers.map(|mixer| LayerConfig { mixer, channel: channel.clone() }).into(),
+        layers: layers.collect(),
         norm_eps: 1e-6,
         tie_embeddings: false,
         logit_softcap: None,
@@ -61,12 +66,10 @@ fn random(path: &Path, config: &ModelConfig, matrices: Dtype) -> Model {
         .map(|(_, info)| (info.name.to_string(), info.ty.shape.sizes(&[]).axes().to_vec()))
         .collect();
     let dtype = |name: &str, shape: &[usize]| match shape {
-        [_, width] if !name.contains("conv1d") && !name.contains("conv.weight") && !name.contains("memory_bank") => {
-            if matrices.row_bytes(*width).is_some() {
-                matrices
-            } else {
-                Dtype::F32
-            }
+        [.., _, width]
+            if !name.contains("conv1d") && !name.contains("conv.weight") && !name.contains("memory_bank") =>
+        {
+            if matrices.row_bytes(*width).is_some() { matrices } else { Dtype::F32 }
         }
         _ => Dtype::F32,
     };

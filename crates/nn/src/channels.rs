@@ -1,5 +1,7 @@
 //! Channel layers: what each token does by itself.
 
+pub(crate) mod moe;
+
 use memwall_graph::ops::pointwise::Unary;
 use memwall_graph::{Graph, GraphError, Value, ops};
 
@@ -26,8 +28,13 @@ pub trait Channel {
     /// If an operator refuses its inputs.
     fn forward(&self, g: &mut Graph, types: &WeightTypes, name: &str, x: Value) -> Result<Value, GraphError>;
 
-    /// Parameters of the layer for models of width `d_model`; all of them serve every token.
+    /// Parameters of the layer for models of width `d_model`.
     fn parameters(&self, d_model: usize) -> usize;
+
+    /// Parameters that serve one token.
+    fn active_parameters(&self, d_model: usize) -> usize {
+        self.parameters(d_model)
+    }
 }
 
 impl Channel for ChannelConfig {
@@ -35,6 +42,7 @@ impl Channel for ChannelConfig {
         let d_model = g.shape(x).width().ok_or_else(|| g.refused("mlp", "a model has a fixed width"))?;
         match *self {
             ChannelConfig::None => Ok(x),
+            ChannelConfig::Moe(ref moe) => moe.forward(g, types, name, x),
             ChannelConfig::Glu { hidden, activation, bias } => {
                 let gate = linear(g, types, &format!("{name}.gate_proj"), x, hidden, bias)?;
                 let up = linear(g, types, &format!("{name}.up_proj"), x, hidden, bias)?;
@@ -53,10 +61,18 @@ impl Channel for ChannelConfig {
     fn parameters(&self, d_model: usize) -> usize {
         match *self {
             ChannelConfig::None => 0,
+            ChannelConfig::Moe(ref moe) => moe.parameters(d_model),
             ChannelConfig::Glu { hidden, bias, .. } => {
                 3 * hidden * d_model + usize::from(bias) * (2 * hidden + d_model)
             }
             ChannelConfig::Mlp { hidden, bias, .. } => 2 * hidden * d_model + usize::from(bias) * (hidden + d_model),
+        }
+    }
+
+    fn active_parameters(&self, d_model: usize) -> usize {
+        match self {
+            ChannelConfig::Moe(moe) => moe.active_parameters(d_model),
+            _ => self.parameters(d_model),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::channels::moe::MoeConfig;
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gated_associative::GatedAssociativeConfig;
@@ -149,6 +150,8 @@ pub enum ChannelConfig {
         #[serde(default)]
         bias: bool,
     },
+    /// A mixture of experts.
+    Moe(MoeConfig),
 }
 
 /// A pointwise activation.
@@ -204,6 +207,26 @@ impl ConfigError {
     }
 }
 
+impl ChannelConfig {
+    /// Checks the sizes; `key` is where the configuration stands.
+    ///
+    /// # Errors
+    /// Names the key that is wrong.
+    pub fn check(&self, key: &str) -> Result<(), ConfigError> {
+        match self {
+            ChannelConfig::None => Ok(()),
+            ChannelConfig::Moe(moe) => moe.check(key),
+            ChannelConfig::Glu { hidden, .. } | ChannelConfig::Mlp { hidden, .. } => {
+                let key = format!("{key}.hidden");
+                if *hidden == 0 {
+                    return Err(ConfigError::at(key, "is 0, at least 1 is needed"));
+                }
+                at_most(&key, *hidden, MOST_WIDTH)
+            }
+        }
+    }
+}
+
 impl ModelConfig {
     /// Checks what types cannot.
     ///
@@ -230,13 +253,7 @@ impl ModelConfig {
         for (i, layer) in self.layers.iter().enumerate() {
             let key = format!("layers.{i}.mixer");
             layer.mixer.check(&key)?;
-            if let ChannelConfig::Glu { hidden, .. } | ChannelConfig::Mlp { hidden, .. } = layer.channel {
-                let key = format!("layers.{i}.channel.hidden");
-                if hidden == 0 {
-                    return Err(ConfigError::at(key, "is 0, at least 1 is needed"));
-                }
-                at_most(&key, hidden, MOST_WIDTH)?;
-            }
+            layer.channel.check(&format!("layers.{i}.channel"))?;
         }
         Ok(())
     }

@@ -15,9 +15,10 @@ mod sinks;
 mod weights;
 
 pub use channels::Channel;
+pub use channels::moe::{MoeConfig, Scores, SharedExpert};
 pub use checkpoint::memwall::{ARCHITECTURE, CONFIG_KEY};
 pub use checkpoint::to_gguf::GgufForm;
-pub use checkpoint::{Checkpoint, CheckpointError};
+pub use checkpoint::{Assembly, Change, Checkpoint, CheckpointError, Extent};
 pub use config::{Activation, ChannelConfig, ConfigError, LayerConfig, MixerConfig, ModelConfig, NormKind};
 pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOperation, GatePosition, Granularity};
 pub use mixers::decay::DecayForm;

@@ -9,11 +9,11 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
+    AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
     GatedAssociativeConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound,
-    Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, NormKind, RetentionConfig, RopeConfig,
-    Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, Sequences, ShortConvConfig, TokenMix,
-    WeightTypes,
+    Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, MoeConfig, NormKind, RetentionConfig, RopeConfig,
+    Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, Scores, Sequences, SharedExpert,
+    ShortConvConfig, TokenMix, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -153,8 +153,44 @@ fn channel_mix(mix: TokenMix, receptance: bool) -> RwkvChannelMixConfig {
     RwkvChannelMixConfig { hidden: 14, receptance, mix }
 }
 
-fn model(mixer: MixerConfig) -> ModelConfig {
+/// Each mixer with an MLP, attention with each mixture of experts, and RWKV-7 as it is stacked: layer norms, one on the
+/// embedding, values of the first layer in the second.
+fn models() -> Vec<(&'static str, ModelConfig)> {
     let channel = ChannelConfig::Glu { hidden: 14, activation: Default::default(), bias: false };
+    let mixers = mixers().into_iter().map(|(name, mixer)| (name, model(mixer, channel.clone())));
+    let experts = experts().into_iter().map(|(name, moe)| {
+        let channel = ChannelConfig::Moe(moe);
+        (name, model(MixerConfig::Attention(attention()), channel))
+    });
+    mixers.chain(experts).chain([("rwkv 7, stacked", stacked_rwkv7())]).collect()
+}
+
+fn stacked_rwkv7() -> ModelConfig {
+    let first = Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) };
+    let second = Rwkv7Config { value_rank: Some(2), ..first.clone() };
+    let mix = MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false));
+    let layers = [MixerConfig::Rwkv7(first), mix.clone(), MixerConfig::Rwkv7(second), mix];
+    let layers = layers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect();
+    let plain = model(MixerConfig::Attention(attention()), ChannelConfig::None);
+    ModelConfig { layers, norm: NormKind::Layer, embedding_norm: true, ..plain }
+}
+
+fn experts() -> Vec<(&'static str, MoeConfig)> {
+    let moe = MoeConfig::new(5, 2, 6);
+    let sigmoid = MoeConfig { scores: Scores::Sigmoid, selection_bias: true, normalize_eps: 1e-6, ..moe.clone() };
+    let shared = |gate| MoeConfig { shared: Some(SharedExpert { hidden: 4, gate }), ..moe.clone() };
+    vec![
+        ("experts by softmax, normalized", moe.clone()),
+        ("experts by softmax, not normalized", MoeConfig { normalize: false, scaling: 1.5, ..moe.clone() }),
+        ("experts by sigmoid with a bias", sigmoid.clone()),
+        ("experts by sigmoid, not normalized", MoeConfig { normalize: false, selection_bias: false, ..sigmoid }),
+        ("experts and a gated shared one", shared(true)),
+        ("experts and a shared one", shared(false)),
+        ("all experts", MoeConfig { active: 5, ..moe }),
+    ]
+}
+
+fn model(mixer: MixerConfig, channel: ChannelConfig) -> ModelConfig {
     ModelConfig {
         vocab_size: 12,
         d_model: 16,
@@ -169,19 +205,6 @@ fn model(mixer: MixerConfig) -> ModelConfig {
     }
 }
 
-/// Every mixer twice, and RWKV-7 as it is stacked: layer norms, one on the embedding, values of the first layer in the second.
-fn models() -> Vec<(&'static str, ModelConfig)> {
-    let mut models: Vec<_> = mixers().into_iter().map(|(name, mixer)| (name, model(mixer))).collect();
-    let first = Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) };
-    let second = Rwkv7Config { value_rank: Some(2), ..first.clone() };
-    let mix = MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false));
-    let layers = [MixerConfig::Rwkv7(first), mix.clone(), MixerConfig::Rwkv7(second), mix];
-    let layers = layers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect();
-    let plain = model(MixerConfig::Attention(attention()));
-    models.push(("rwkv 7, stacked", ModelConfig { layers, norm: NormKind::Layer, embedding_norm: true, ..plain }));
-    models
-}
-
 fn given() -> Vec<(String, Vec<i32>)> {
     let all: [(&str, &[i32]); 4] =
         [("ids", &IDS), ("targets", &TARGETS), ("positions", &POSITIONS), ("cu_seqlens", &CU)];
@@ -189,7 +212,7 @@ fn given() -> Vec<(String, Vec<i32>)> {
 }
 
 #[test]
-fn gradients_of_every_mixer_equal_differences() -> Result<(), GraphError> {
+fn gradients_of_every_mixer_and_of_experts_equal_differences() -> Result<(), GraphError> {
     for (name, config) in models() {
         let mut g = Graph::new(Dtype::F64);
         let types = WeightTypes::new();
@@ -324,4 +347,20 @@ fn wrong_sizes_of_linear_memories_are_refused_by_key() {
         let error = refused(mixer);
         assert!(error.starts_with(&format!("layers.0.mixer.{key}")), "{key}: {error}");
     }
+}
+
+#[test]
+fn parameters_are_counted_as_the_graph_has_them_and_a_token_uses_its_share() -> Result<(), GraphError> {
+    for (name, moe) in experts() {
+        let mut g = Graph::new(Dtype::F32);
+        let x = g.input("x", [3, 16], Dtype::F32)?;
+        moe.forward(&mut g, &WeightTypes::new(), "mlp", x)?;
+        let weights = g.values().filter(|(_, i)| matches!(i.source, Source::Weight));
+        let elements: usize = weights.map(|(_, i)| i.ty.bytes(&[]) / 4).sum();
+        assert_eq!(moe.parameters(16), elements, "{name}");
+        let idle = 3 * (moe.experts - moe.active) * moe.hidden * 16;
+        assert_eq!(moe.active_parameters(16), elements - idle, "{name}");
+        assert_eq!(ChannelConfig::Moe(moe).active_parameters(16), elements - idle, "{name}");
+    }
+    Ok(())
 }

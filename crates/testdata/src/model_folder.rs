@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 24] = [
+pub const MODELS: [&str; 31] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -37,6 +37,13 @@ pub const MODELS: [&str; 24] = [
     "gated_deltanet",
     "linear_attn",
     "linear_attn_normalized",
+    "lfm2",
+    "lfm2_older",
+    "lfm2_moe",
+    "lfm2_moe_apart",
+    "qwen3_next",
+    "qwen3_next_apart",
+    "infinite_vl",
 ];
 
 fn shape(sizes: &Value) -> Vec<usize> {
@@ -69,6 +76,8 @@ pub struct ModelFolder {
     /// Logits [tokens, vocabulary].
     pub logits: Vec<f32>,
     seed: u64,
+    /// The family adds 1 to its norms.
+    zero_centred: bool,
 }
 
 impl ModelFolder {
@@ -97,6 +106,7 @@ impl ModelFolder {
             tokens: words("tokens"),
             logits: words("logits").into_iter().map(f32::from_bits).collect(),
             seed: weights["seed"].as_u64().expect("a seed"),
+            zero_centred: weights["zero_centred"].as_bool().unwrap_or(false),
         }
     }
 
@@ -111,6 +121,7 @@ impl ModelFolder {
             }
         };
         let is_norm = name.contains("norm") || name.contains("ln") && name.ends_with(".weight");
+        let centre = if self.zero_centred && !name.contains("linear_attn") { 0.0 } else { 1.0 };
         let state = name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ self.seed, |state, byte| {
             (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -121,7 +132,7 @@ impl ModelFolder {
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             z ^= z >> 31;
             let x = ((z >> 40) as f64 / f64::from(1 << 24) * 2.0 - 1.0) * scale;
-            (if is_norm { 1.0 + x / 4.0 } else { x }) as f32
+            (if is_norm { centre + x / 4.0 } else { x }) as f32
         };
         (1..=count).map(value).collect()
     }

@@ -11,7 +11,7 @@ use memwall_nn::{Checkpoint, CheckpointError, ModelConfig};
 use memwall_tokenizer::{Tokenizer, TokenizerError};
 use serde_json::Value;
 
-use crate::read::read;
+use crate::read::read_weight;
 
 /// Why a file cannot be trained further.
 #[derive(Debug, thiserror::Error)]
@@ -113,12 +113,13 @@ impl Start {
                 let found = tensor.shape.clone();
                 return Err(CheckpointError::Shape { file: self.file(), name: name(), found, shape }.into());
             }
-            let mut bytes = vec![0; tensor.bytes as usize];
-            read(&self.container, tensor, &mut bytes).map_err(CheckpointError::from)?;
+            let bytes = read_weight(&self.container, &self.checkpoint, &info.name, tensor.bytes)
+                .map_err(CheckpointError::from)?;
             let mut values = vec![0.0_f32; tensor.elements()];
             format(tensor.dtype)
                 .decode(shape.last().copied().unwrap_or(1), &bytes, &mut values)
                 .map_err(|error| StartError::Format { file: self.file(), tensor: name(), error })?;
+            self.checkpoint.change(&info.name).apply(&mut values);
             if let Some(index) = values.iter().position(|x| !x.is_finite()) {
                 let value = values[index];
                 return Err(StartError::NotFinite { file: self.file(), tensor: name(), value, index });

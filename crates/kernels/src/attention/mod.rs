@@ -34,7 +34,7 @@ mod merge;
 pub mod naive;
 mod product;
 mod row;
-mod scratch;
+use crate::scratch;
 mod state;
 mod tile;
 mod visible;

@@ -19,6 +19,7 @@ mod block;
 mod columns;
 mod embed;
 mod float;
+mod grouped;
 mod lanes;
 mod leaf;
 mod portable;
@@ -26,6 +27,7 @@ mod prefetch;
 mod tile;
 
 pub use embed::embed;
+pub use grouped::{Group, Stack, grouped_scratch, linear_grouped};
 
 use crate::disjoint::Disjoint;
 use crate::{Isa, Pool, isa};
@@ -56,6 +58,16 @@ enum Prepared {
     Bf16,
     AsIs,
 }
+
+/// All of them.
+const KINDS: [Prepared; 6] = [
+    Prepared::Int8 { parts: 1 },
+    Prepared::Int8 { parts: 2 },
+    Prepared::Int8 { parts: 4 },
+    Prepared::Int8 { parts: 8 },
+    Prepared::Bf16,
+    Prepared::AsIs,
+];
 
 const ALIGN: usize = 64;
 
@@ -124,8 +136,7 @@ fn run(isa: Isa, pool: &Pool, ws: &[Weights<'_>], x: &[f32], m: usize, ys: &mut 
     }
     let aligned = scratch.as_ptr().align_offset(ALIGN);
     let scratch = &mut scratch[aligned..];
-    let blocks = [1, 2, 4, 8].map(|parts| Prepared::Int8 { parts });
-    for kind in blocks.into_iter().chain([Prepared::Bf16, Prepared::AsIs]) {
+    for kind in KINDS {
         if ws.iter().any(|w| prepared(w.dtype) == kind) {
             run_kind(isa, pool, kind, ws, x, m, ys, scratch);
         }
@@ -163,7 +174,7 @@ fn run_kind(
 
     let is_ours = |w: &Weights<'_>| prepared(w.dtype) == kind && w.n > 0;
     let outputs = Outputs(ys.as_mut_ptr().cast());
-    let tasks: usize = ws.iter().filter(|w| is_ours(w)).map(|w| w.n.div_ceil(task_columns(w, m))).sum();
+    let tasks: usize = ws.iter().filter(|w| is_ours(w)).map(|w| w.n.div_ceil(task_columns(w.n, m))).sum();
     let work: usize = ws.iter().filter(|w| is_ours(w)).map(|w| m * w.n * k).sum();
     let tile = tile_bytes(kind, m);
     let tiles = Disjoint::new(tiles);
@@ -172,7 +183,7 @@ fn run_kind(
     let task = |task: usize, worker: usize| {
         let mut first = task;
         for (i, w) in ws.iter().enumerate().filter(|(_, w)| is_ours(w)) {
-            let width = task_columns(w, m);
+            let width = task_columns(w.n, m);
             let tasks = w.n.div_ceil(width);
             if first >= tasks {
                 first -= tasks;
@@ -196,15 +207,15 @@ fn run_kind(
 }
 
 /// Columns of one task: fixed by the shape, so that splits do not depend on the threads.
-fn task_columns(w: &Weights<'_>, m: usize) -> usize {
+fn task_columns(n: usize, m: usize) -> usize {
     if m <= leaf::FEW {
         // Long enough that what is asked for ahead of a task's end is small beside the task.
-        if w.n >= 4096 { 128 } else { 64 }
+        if n >= 4096 { 128 } else { 64 }
     } else if m < 64 {
         64
     } else {
         // Wide enough for a slice of x to be used several times, narrow enough to share out.
-        (w.n / 16).next_multiple_of(32).clamp(32, 256)
+        (n / 16).next_multiple_of(32).clamp(32, 256)
     }
 }
 
@@ -218,31 +229,14 @@ fn prepare<'a>(
     k: usize,
     room: &'a mut [u8],
 ) -> (&'a [u8], usize) {
-    let (row_bytes, terms) = match kind {
-        Prepared::Int8 { .. } => (k / PART * size_of::<Activations>(), k / PART),
-        Prepared::Bf16 => (k.div_ceil(2) * 4, k.div_ceil(2)),
-        Prepared::AsIs => return (bytemuck::cast_slice(x), k),
-    };
-    let room = &mut room[..m * row_bytes];
+    if kind == Prepared::AsIs {
+        return (bytemuck::cast_slice(x), k);
+    }
+    let (row_words, terms) = row_layout(kind, k);
+    let room = &mut room[..m * row_words * 4];
     let words = Disjoint::new(bytemuck::cast_slice_mut::<u8, u32>(&mut *room));
-    // Many rows are stored slice by slice of the reduction, so that a slice is read from end to end.
-    let slice = if m <= leaf::FEW { terms } else { tile::SLICE_BLOCKS };
-    let row = |i: usize| {
-        let x = &x[i * k..(i + 1) * k];
-        let part = |begin: usize, len: usize| {
-            // SAFETY: rows are disjoint, and so are the slices of a row.
-            unsafe { words.part(begin * row_bytes / terms / 4..(begin + len) * row_bytes / terms / 4) }
-        };
-        if let Prepared::Int8 { parts } = kind {
-            for (s, x) in x.chunks(slice * PART).enumerate() {
-                let len = x.len() / PART;
-                let room = part(s * slice * m + i * len, len);
-                activations::quantize(isa, x, parts, bytemuck::cast_slice_mut(room));
-            }
-        } else {
-            activations::pair_bf16(isa, x, part(i * terms, terms));
-        }
-    };
+    // SAFETY: rows are disjoint.
+    let row = |i: usize| unsafe { prepare_row(isa, kind, &x[i * k..(i + 1) * k], m, i, &words, 0) };
     if k == 0 {
     } else if m * k < PARALLEL_PREPARE || m == 1 {
         (0..m).for_each(row);
@@ -251,6 +245,41 @@ fn prepare<'a>(
         pool.run(m.div_ceil(ROWS), |task, _| (task * ROWS..m.min((task + 1) * ROWS)).for_each(row));
     }
     (room, terms)
+}
+
+/// Words of a prepared row, and its terms (blocks or words).
+fn row_layout(kind: Prepared, k: usize) -> (usize, usize) {
+    match kind {
+        Prepared::Int8 { .. } => (k / PART * size_of::<Activations>() / 4, k / PART),
+        Prepared::Bf16 => (k.div_ceil(2), k.div_ceil(2)),
+        Prepared::AsIs => (k, k),
+    }
+}
+
+/// Prepares row `i` of `m`, which lie in `words` from `base` on. Many rows are stored slice by slice of the reduction, so that
+/// a slice is read from end to end.
+///
+/// # Safety
+/// No two calls at a time write the same row.
+unsafe fn prepare_row(isa: Isa, kind: Prepared, x: &[f32], m: usize, i: usize, words: &Disjoint<'_, u32>, base: usize) {
+    let (row_words, terms) = row_layout(kind, x.len());
+    let slice = if m <= leaf::FEW { terms } else { tile::SLICE_BLOCKS };
+    let part = |begin: usize, len: usize| {
+        let at = |term: usize| base + term * row_words / terms;
+        // SAFETY: rows are disjoint, and so are the slices of a row.
+        unsafe { words.part(at(begin)..at(begin + len)) }
+    };
+    match kind {
+        Prepared::Int8 { parts } => {
+            for (s, x) in x.chunks(slice * PART).enumerate() {
+                let len = x.len() / PART;
+                let room = part(s * slice * m + i * len, len);
+                activations::quantize(isa, x, parts, bytemuck::cast_slice_mut(room));
+            }
+        }
+        Prepared::Bf16 => activations::pair_bf16(isa, x, part(i * terms, terms)),
+        Prepared::AsIs => part(i * terms, terms).copy_from_slice(bytemuck::cast_slice(x)),
+    }
 }
 
 /// The outputs, of which tasks write disjoint columns.

@@ -481,3 +481,49 @@ fn embed_decodes_the_rows_asked_for() {
         }
     }
 }
+
+#[test]
+fn grouped_products_give_each_row_what_its_matrix_gives_alone() {
+    let mut noise = Noise(77);
+    let (matrices, n, k) = (5, 70, 256);
+    // A group of each of the three ways through rows: one, few, many; a matrix that nobody wants; one wanted twice.
+    let groups = [(3, 0, 1), (0, 1, 4), (4, 4, 4), (2, 4, 13), (3, 13, 15)].map(|(matrix, begin, end)| Group {
+        matrix,
+        begin,
+        end,
+    });
+    let rows = 15;
+    let from: Vec<usize> = (0..rows).map(|r| (r * 7 + 2) % 6).collect();
+    let x = noise.values(6 * k);
+    for dtype in FORMATS {
+        let bytes = any_weights(dtype, matrices * n, k, &mut noise);
+        let other = any_weights(Dtype::Q8_0, matrices * 3, k, &mut noise);
+        let stacks = [
+            Stack { dtype, bytes: &bytes, matrices, n, k },
+            Stack { dtype: Dtype::Q8_0, bytes: &other, matrices, n: 3, k },
+        ];
+        for isa in sets() {
+            for threads in [1, 3] {
+                let (mut y, mut z) = (vec![f32::NAN; rows * n], vec![f32::NAN; rows * 3]);
+                let need = stacks.map(|s| grouped_scratch(s.dtype, rows, k, groups.len(), threads));
+                let mut scratch = vec![0xa5; need[0].max(need[1])];
+                let pool = Pool::new(threads);
+                let ys = &mut [&mut y[..], &mut z[..]];
+                grouped::run(isa, &pool, &stacks, &x, &|r| from[r], &groups, ys, &mut scratch);
+                for g in &groups {
+                    for r in g.begin as usize..g.end as usize {
+                        let x = &x[from[r] * k..(from[r] + 1) * k];
+                        for (stack, y) in stacks.iter().zip([&y, &z]) {
+                            let each = stack.bytes.len() / matrices;
+                            let bytes = &stack.bytes[g.matrix as usize * each..(g.matrix as usize + 1) * each];
+                            let w = Weights { dtype: stack.dtype, bytes, n: stack.n, k };
+                            let alone = product(isa, 1, w, x, 1);
+                            let y = &y[r * stack.n..(r + 1) * stack.n];
+                            assert_same(y, &alone, format_args!("{isa:?} {dtype} {threads} threads, row {r}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -75,5 +75,5 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
         norm: Default::default(),
         embedding_norm: false,
     };
-    Ok(Checkpoint { config, tensors, unread: Vec::new(), naming: &NAMING })
+    Ok(Checkpoint { config, tensors, unread: Vec::new(), assembled: BTreeMap::new(), naming: &NAMING })
 }

@@ -2,6 +2,8 @@
 //!
 //! `general.architecture` is `memwall`; the key `memwall.config` holds a [`ModelConfig`] as JSON.
 
+use std::collections::BTreeMap;
+
 use memwall_formats::Container;
 
 use super::naming::OWN;
@@ -26,5 +28,5 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
         .map_err(|error| m.wrong(CONFIG_KEY, format!("is no configuration of a model: {error}")))?;
     let weights = container.tensors().iter().filter(|t| !MOMENTS.iter().any(|end| t.name.ends_with(end)));
     let tensors = weights.map(|t| (t.name.clone(), t.clone())).collect();
-    Ok(Checkpoint { config, tensors, unread: Vec::new(), naming: &OWN })
+    Ok(Checkpoint { config, tensors, unread: Vec::new(), assembled: BTreeMap::new(), naming: &OWN })
 }

@@ -1,5 +1,8 @@
 //! Models in files: from a container's own configuration and tensor names to a [`ModelConfig`] and its weights.
 
+mod adapt;
+mod assembly;
+mod gated_delta;
 mod gguf;
 mod gguf_mamba;
 mod hugging_face;
@@ -18,6 +21,8 @@ use memwall_graph::GraphError;
 use crate::config::{ConfigError, ModelConfig};
 use crate::weights::WeightTypes;
 use naming::Naming;
+
+pub use assembly::{Assembly, Change, Extent};
 
 /// Why a file is no model that can run.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +100,9 @@ pub struct Checkpoint {
     pub tensors: BTreeMap<String, TensorInfo>,
     /// Keys of `config.json` that memwall does not know, and which may ask for something that it does not do.
     pub unread: Vec<String>,
+    /// The weights that do not lie in one piece or are stored as another function of their values, and how they are made;
+    /// `tensors` has their shape and format too, under the name of the first tensor that they are made of.
+    pub assembled: BTreeMap<String, Assembly>,
     naming: &'static Naming,
 }
 
@@ -144,6 +152,21 @@ impl Checkpoint {
             Some(tensor) => tensor.name.clone(),
             None => self.naming.theirs(name),
         }
+    }
+
+    /// Where the `bytes` bytes from `from` on of the weight `name` lie, in order; nowhere without such a weight.
+    pub fn extents(&self, name: &str, from: u64, bytes: u64) -> Vec<Extent> {
+        if let Some(assembly) = self.assembled.get(name) {
+            return assembly.extents(from, bytes).collect();
+        }
+        let Some(t) = self.tensors.get(name) else { return Vec::new() };
+        let bytes = bytes.min(t.bytes.saturating_sub(from));
+        vec![Extent { file: t.file, offset: t.offset + from, bytes }]
+    }
+
+    /// What is done with the stored values of the weight `name`.
+    pub fn change(&self, name: &str) -> Change {
+        self.assembled.get(name).map_or(Change::None, |a| a.change)
     }
 
     /// The storage formats of the weight matrices.

@@ -23,7 +23,7 @@ type Replace<'a> = &'a dyn Fn(&str, Pairs) -> Option<String>;
 /// memwall's own.
 pub(crate) const OWN: Naming = Naming { top: &[], layers: LAYERS, layer: &[], second: None };
 
-/// GGUF's for Llama-like families.
+/// GGUF's for Llama-like families; layers of other kinds have the same names in all of them.
 pub(crate) const GGUF: Naming = Naming {
     top: &[("model.embed_tokens.", "token_embd."), ("model.norm.", "output_norm."), ("lm_head.", "output.")],
     layers: "blk.",
@@ -39,6 +39,62 @@ pub(crate) const GGUF: Naming = Naming {
         ("mlp.gate_proj.", "ffn_gate."),
         ("mlp.up_proj.", "ffn_up."),
         ("mlp.down_proj.", "ffn_down."),
+        ("mlp.gate.", "ffn_gate_inp."),
+        ("mlp.expert_bias", "exp_probs_b.bias"),
+        ("mlp.experts.gate_proj.", "ffn_gate_exps."),
+        ("mlp.experts.up_proj.", "ffn_up_exps."),
+        ("mlp.experts.down_proj.", "ffn_down_exps."),
+        ("mlp.shared_expert.gate_proj.", "ffn_gate_shexp."),
+        ("mlp.shared_expert.up_proj.", "ffn_up_shexp."),
+        ("mlp.shared_expert.down_proj.", "ffn_down_shexp."),
+        ("mlp.shared_expert_gate.", "ffn_gate_inp_shexp."),
+        ("conv.in_proj.", "shortconv.in_proj."),
+        ("conv.conv.", "shortconv.conv."),
+        ("conv.out_proj.", "shortconv.out_proj."),
+    ],
+    second: None,
+};
+
+/// GGUF's for LFM2, whose last norm is called after the embedding.
+pub(crate) const GGUF_LFM2: Naming = Naming {
+    top: &[("model.embed_tokens.", "token_embd."), ("model.norm.", "token_embd_norm."), ("lm_head.", "output.")],
+    layers: "blk.",
+    layer: GGUF.layer,
+    second: None,
+};
+
+/// GGUF's for Qwen3-Next; of tensors that are cut, the name of the first part.
+pub(crate) const GGUF_QWEN3_NEXT: Naming = Naming {
+    top: GGUF.top,
+    layers: "blk.",
+    layer: &[
+        ("input_layernorm.", "attn_norm."),
+        ("post_attention_layernorm.", "post_attention_norm."),
+        ("attn.q_proj.", "attn_qkv."),
+        ("attn.g_proj.", "attn_gate."),
+        ("attn.b_proj.", "ssm_ba."),
+        ("attn.q_conv1d.", "ssm_conv1d."),
+        ("attn.dt_bias", "ssm_dt.bias"),
+        ("attn.A_log", "ssm_a"),
+        ("attn.o_norm.", "ssm_norm."),
+        ("attn.o_proj.", "ssm_out."),
+        ("self_attn.q_proj.", "attn_q."),
+        ("self_attn.k_proj.", "attn_k."),
+        ("self_attn.v_proj.", "attn_v."),
+        ("self_attn.o_proj.", "attn_output."),
+        ("self_attn.q_norm.", "attn_q_norm."),
+        ("self_attn.k_norm.", "attn_k_norm."),
+        ("mlp.gate_proj.", "ffn_gate."),
+        ("mlp.up_proj.", "ffn_up."),
+        ("mlp.down_proj.", "ffn_down."),
+        ("mlp.gate.", "ffn_gate_inp."),
+        ("mlp.experts.gate_proj.", "ffn_gate_exps."),
+        ("mlp.experts.up_proj.", "ffn_up_exps."),
+        ("mlp.experts.down_proj.", "ffn_down_exps."),
+        ("mlp.shared_expert.gate_proj.", "ffn_gate_shexp."),
+        ("mlp.shared_expert.up_proj.", "ffn_up_shexp."),
+        ("mlp.shared_expert.down_proj.", "ffn_down_shexp."),
+        ("mlp.shared_expert_gate.", "ffn_gate_inp_shexp."),
     ],
     second: None,
 };
@@ -126,6 +182,11 @@ mod tests {
             ("model.layers.12.self_attn.q_proj.bias", "blk.12.attn_q.bias"),
             ("model.layers.0.self_attn.q_norm.weight", "blk.0.attn_q_norm.weight"),
             ("rope_freqs.weight", "rope_freqs.weight"),
+            ("model.layers.3.mlp.gate.weight", "blk.3.ffn_gate_inp.weight"),
+            ("model.layers.3.mlp.expert_bias", "blk.3.exp_probs_b.bias"),
+            ("model.layers.3.mlp.experts.down_proj.weight", "blk.3.ffn_down_exps.weight"),
+            ("model.layers.3.mlp.shared_expert_gate.weight", "blk.3.ffn_gate_inp_shexp.weight"),
+            ("model.layers.3.conv.conv.weight", "blk.3.shortconv.conv.weight"),
         ] {
             assert_eq!(GGUF.theirs(ours), gguf);
             assert_eq!(GGUF.ours(gguf), ours);

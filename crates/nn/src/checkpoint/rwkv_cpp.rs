@@ -94,7 +94,7 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
         norm: NormKind::Layer,
         embedding_norm: true,
     };
-    Ok(Checkpoint { config, tensors, unread: Vec::new(), naming: &NAMING })
+    Ok(Checkpoint { config, tensors, unread: Vec::new(), assembled: BTreeMap::new(), naming: &NAMING })
 }
 
 /// Drops the sizes of 1 that stand before vectors, [1, 1, D], and after what heads have, [H, 1, 1].

@@ -1,13 +1,15 @@
-//! A model as GGUF: as `llama`, `qwen2` or `qwen3` where it is one of them, so that other engines read it, else as
-//! memwall's own.
+//! A model as GGUF: as `llama`, `qwen2`, `qwen3`, `lfm2` or `lfm2moe` where it is one of them, so that other engines read
+//! it, else as memwall's own.
 //!
 //! GGUF's `llama` has the two channels of a rotary pair side by side, where Hugging Face has them half a head apart: rows
 //! of q and k change places. Frequencies scaled as in Llama 3 become the tensor `rope_freqs.weight`.
 
 use memwall_formats::gguf::Metadata;
 
+use super::gguf::LFM2_NORMALIZE_EPS;
 use super::memwall::{ARCHITECTURE, CONFIG_KEY};
-use super::naming::{GGUF, Naming, OWN};
+use super::naming::{GGUF, GGUF_LFM2, Naming, OWN};
+use crate::channels::moe::{MoeConfig, Scores};
 use crate::config::{Activation, ChannelConfig, MixerConfig, ModelConfig, NormKind};
 use crate::mixers::attention::AttentionConfig;
 use crate::rope::{RopeConfig, RopeScaling, yarn_magnitude};
@@ -26,6 +28,18 @@ struct Shared<'a> {
     attention: &'a AttentionConfig,
     rope: &'a RopeConfig,
     hidden: usize,
+    /// What LFM2 has besides.
+    lfm2: Option<Lfm2<'a>>,
+}
+
+/// What is not the same in all layers of an LFM2.
+#[derive(Debug)]
+struct Lfm2<'a> {
+    taps: usize,
+    /// KV heads of each layer, 0 of convolutions.
+    kv_heads: Vec<u32>,
+    /// The experts of all but the first layers, and how many those are.
+    experts: Option<(&'a MoeConfig, usize)>,
 }
 
 impl<'a> GgufForm<'a> {
@@ -40,7 +54,11 @@ impl<'a> GgufForm<'a> {
     }
 
     fn naming(&self) -> &'static Naming {
-        if self.shared.is_some() { &GGUF } else { &OWN }
+        match &self.shared {
+            Some(Shared { lfm2: Some(_), .. }) => &GGUF_LFM2,
+            Some(_) => &GGUF,
+            None => &OWN,
+        }
     }
 
     /// The name of the weight `name`.
@@ -95,6 +113,22 @@ impl<'a> GgufForm<'a> {
         ] {
             m.insert(key(name), n as u32);
         }
+        if let Some(Lfm2 { taps, kv_heads, experts }) = &shared.lfm2 {
+            m.insert(key("attention.head_count_kv"), kv_heads.clone());
+            m.insert(key("shortconv.l_cache"), *taps as u32);
+            if let Some((moe, dense_layers)) = experts {
+                for (name, n) in [
+                    ("leading_dense_block_count", *dense_layers),
+                    ("expert_count", moe.experts),
+                    ("expert_used_count", moe.active),
+                    ("expert_feed_forward_length", moe.hidden),
+                    // Sigmoid.
+                    ("expert_gating_func", 2),
+                ] {
+                    m.insert(key(name), n as u32);
+                }
+            }
+        }
         if let Some(window) = shared.attention.window {
             m.insert(key("attention.sliding_window"), window as u32);
         }
@@ -127,8 +161,68 @@ impl Shared<'_> {
     }
 }
 
-/// The architecture that a model is of, if all its layers are the same and have nothing that the architecture has not.
+/// The architecture that a model is of, if it has nothing that the architecture has not.
 fn shared(config: &ModelConfig) -> Option<Shared<'_>> {
+    alike(config).or_else(|| lfm2(config))
+}
+
+/// LFM2: gated convolutions of as many taps, the same attention, an MLP in the first layers and experts in the others.
+fn lfm2(config: &ModelConfig) -> Option<Shared<'_>> {
+    let attention = config.layers.iter().find_map(|layer| match &layer.mixer {
+        MixerConfig::Attention(a) => Some(a),
+        _ => None,
+    })?;
+    let taps = config.layers.iter().find_map(|layer| match &layer.mixer {
+        MixerConfig::ShortConv(conv) if conv.gated => Some(conv.taps),
+        _ => None,
+    })?;
+    let rope = attention.rope.as_ref()?;
+    let plain = AttentionConfig {
+        rope: Some(RopeConfig { theta: rope.theta, ..RopeConfig::default() }),
+        qk_norm: true,
+        qk_norm_eps: config.norm_eps,
+        ..AttentionConfig::new(attention.heads, attention.kv_heads, attention.head_dim)
+    };
+    let kv_heads = |mixer: &MixerConfig| match mixer {
+        MixerConfig::Attention(a) if *a == plain => u32::try_from(a.kv_heads).ok(),
+        MixerConfig::ShortConv(conv) if conv.gated && conv.taps == taps => Some(0),
+        _ => None,
+    };
+    let kv_heads = config.layers.iter().map(|layer| kv_heads(&layer.mixer)).collect::<Option<Vec<u32>>>()?;
+    let is_dense =
+        |c: &&ChannelConfig| matches!(c, ChannelConfig::Glu { activation: Activation::Silu, bias: false, .. });
+    let channels: Vec<&ChannelConfig> = config.layers.iter().map(|layer| &layer.channel).collect();
+    let dense_layers = channels.iter().take_while(|c| is_dense(c)).count();
+    let (dense, sparse) = channels.split_at(dense_layers);
+    let same = |all: &[&ChannelConfig]| all.windows(2).all(|two| two[0] == two[1]);
+    if !same(dense) || !same(sparse) || config.learned_positions || config.logit_softcap.is_some() {
+        return None;
+    }
+    let experts = match sparse.first() {
+        None => None,
+        Some(ChannelConfig::Moe(moe)) => {
+            let own = MoeConfig {
+                scores: Scores::Sigmoid,
+                selection_bias: true,
+                normalize_eps: LFM2_NORMALIZE_EPS,
+                ..MoeConfig::new(moe.experts, moe.active, moe.hidden)
+            };
+            (*moe == own).then_some(Some((moe, dense_layers)))?
+        }
+        Some(_) => return None,
+    };
+    let hidden = match (dense.first(), experts) {
+        (Some(ChannelConfig::Glu { hidden, .. }), _) => *hidden,
+        // No layer has it, but the key must be there.
+        (_, Some((moe, _))) => moe.hidden,
+        _ => return None,
+    };
+    let architecture = if experts.is_some() { "lfm2moe" } else { "lfm2" };
+    Some(Shared { architecture, attention, rope, hidden, lfm2: Some(Lfm2 { taps, kv_heads, experts }) })
+}
+
+/// The architecture of a model whose layers are all the same.
+fn alike(config: &ModelConfig) -> Option<Shared<'_>> {
     let first = config.layers.first()?;
     let (MixerConfig::Attention(a), ChannelConfig::Glu { hidden, activation: Activation::Silu, bias }) =
         (&first.mixer, &first.channel)
@@ -152,13 +246,14 @@ fn shared(config: &ModelConfig) -> Option<Shared<'_>> {
         (false, ..) => "llama",
         _ => return None,
     };
-    plain.then_some(Shared { architecture, attention: a, rope, hidden: *hidden })
+    plain.then_some(Shared { architecture, attention: a, rope, hidden: *hidden, lfm2: None })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::LayerConfig;
+    use crate::mixers::short_conv::ShortConvConfig;
 
     fn model(attention: AttentionConfig) -> ModelConfig {
         let channel = ChannelConfig::Glu { hidden: 32, activation: Activation::Silu, bias: false };
@@ -202,6 +297,28 @@ mod tests {
         ] {
             assert_eq!(GgufForm::of(&model(attention)).architecture(), architecture);
         }
+        let norms = AttentionConfig { qk_norm: true, ..plain.clone() };
+        let hybrid = |attention: AttentionConfig, gated| {
+            let mut hybrid = model(attention);
+            let conv = MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated });
+            hybrid.layers.insert(0, LayerConfig { mixer: conv, ..hybrid.layers[0].clone() });
+            hybrid
+        };
+        assert_eq!(GgufForm::of(&hybrid(norms.clone(), true)).architecture(), "lfm2");
+        assert_eq!(GgufForm::of(&hybrid(norms.clone(), false)).architecture(), ARCHITECTURE);
+        assert_eq!(GgufForm::of(&hybrid(plain.clone(), true)).architecture(), ARCHITECTURE);
+        let mut experts = hybrid(norms, true);
+        let moe = MoeConfig {
+            scores: Scores::Sigmoid,
+            selection_bias: true,
+            normalize_eps: LFM2_NORMALIZE_EPS,
+            ..MoeConfig::new(4, 2, 8)
+        };
+        experts.layers[1].channel = ChannelConfig::Moe(moe.clone());
+        assert_eq!(GgufForm::of(&experts).architecture(), "lfm2moe");
+        experts.layers[1].channel = ChannelConfig::Moe(MoeConfig { scaling: 2.0, ..moe });
+        assert_eq!(GgufForm::of(&experts).architecture(), ARCHITECTURE);
+
         let mut unlike = model(plain.clone());
         let windowed = AttentionConfig { window: Some(4), ..plain };
         unlike.layers.push(LayerConfig { mixer: MixerConfig::Attention(windowed), ..unlike.layers[0].clone() });

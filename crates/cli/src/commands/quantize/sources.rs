@@ -6,9 +6,9 @@ use std::collections::HashMap;
 
 use anyhow::bail;
 use memwall_formats::gguf::Metadata;
-use memwall_formats::{ContainerFormat, Dtype, TensorInfo};
+use memwall_formats::{ContainerFormat, Dtype, TensorInfo, format};
 use memwall_infer::Model;
-use memwall_nn::GgufForm;
+use memwall_nn::{Change, Extent, GgufForm};
 use memwall_tokenizer::Tokenizer;
 
 /// A tensor to write, and where its values are.
@@ -58,12 +58,16 @@ pub(super) fn tensors<'a>(model: &'a Model, form: Option<&'a GgufForm<'a>>) -> a
     }
     for (name, shape) in model.checkpoint().weights() {
         let Some(tensor) = model.checkpoint().tensors.get(&name) else { bail!("weight {name} is missing") };
+        let (dtype, stored) = match model.checkpoint().assembled.contains_key(&name) {
+            true => assembled(model, &name, tensor)?,
+            false => (tensor.dtype, stored(tensor)),
+        };
         let mut source = Source {
             name: form.name(&name),
             weight: Some(name.clone()),
             shape,
-            dtype: tensor.dtype,
-            stored: stored(tensor),
+            dtype,
+            stored,
             regrouped: form.regroups(&name).then_some((form, name)),
         };
         if source.shape.len() == 1 && source.regrouped.is_some() {
@@ -74,6 +78,23 @@ pub(super) fn tensors<'a>(model: &'a Model, form: Option<&'a GgufForm<'a>>) -> a
         sources.push(source);
     }
     Ok(sources)
+}
+
+/// A weight that does not lie in the file as layers read it: its rows put together, or its values changed and then in f32.
+fn assembled<'a>(model: &Model, name: &str, tensor: &TensorInfo) -> anyhow::Result<(Dtype, Cow<'a, [u8]>)> {
+    let (container, checkpoint) = (model.container(), model.checkpoint());
+    let mut bytes = Vec::with_capacity(tensor.bytes as usize);
+    for Extent { file, offset, bytes: count } in checkpoint.extents(name, 0, tensor.bytes) {
+        bytes.extend_from_slice(container.bytes(&TensorInfo { file, offset, bytes: count, ..tensor.clone() }));
+    }
+    let change = checkpoint.change(name);
+    if change == Change::None {
+        return Ok((tensor.dtype, Cow::Owned(bytes)));
+    }
+    let mut values = vec![0.0_f32; tensor.elements()];
+    format(tensor.dtype).decode(tensor.shape.last().copied().unwrap_or(1), &bytes, &mut values)?;
+    change.apply(&mut values);
+    Ok((Dtype::F32, Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect())))
 }
 
 impl Source<'_> {

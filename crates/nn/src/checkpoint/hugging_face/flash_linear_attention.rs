@@ -176,7 +176,7 @@ pub(super) fn adapt(tensors: &mut BTreeMap<String, TensorInfo>, config: &ModelCo
             }
         }
         for part in ["q", "k", "v", "f", "i"] {
-            without_group(tensors.get_mut(&format!("{own}{part}_conv1d.weight")));
+            without_group(tensors, &format!("{own}{part}_conv1d.weight"));
         }
         let ChannelConfig::Glu { hidden, .. } = layer.channel else { continue };
         let (gate, up) =

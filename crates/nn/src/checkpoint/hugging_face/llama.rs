@@ -2,7 +2,7 @@
 
 use super::super::CheckpointError;
 use super::config_json::ConfigJson;
-use super::{activation, layers, rope};
+use super::{activation, head_dim, layers, rope};
 use crate::config::{ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
 use crate::mixers::attention::AttentionConfig;
 
@@ -21,21 +21,14 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
     let norm_eps: f64 = config.find("rms_norm_eps")?.unwrap_or(1e-6);
     let heads: usize = config.require("num_attention_heads")?;
     let kv_heads: usize = config.find("num_key_value_heads")?.unwrap_or(heads);
-    let head_dim = match config.find("head_dim")? {
-        Some(width) => width,
-        None if heads > 0 && d_model.is_multiple_of(heads) => d_model / heads,
-        None => {
-            let problem = format!("is {heads}, which does not divide hidden_size {d_model}; and there is no head_dim");
-            return Err(config.wrong("num_attention_heads", problem));
-        }
-    };
+    let head_dim = head_dim(config, heads, d_model)?;
     let biases = match family {
         Family::Llama | Family::Qwen3 => config.find("attention_bias")?.unwrap_or(false),
         Family::Mistral | Family::Qwen2 => false,
     };
     let mlp_bias = family == Family::Llama && config.find("mlp_bias")?.unwrap_or(false);
     let attention = AttentionConfig {
-        rope: Some(rope::read(config, max_context)?),
+        rope: Some(rope::read(config, max_context, head_dim, rope::USUAL)?),
         qk_norm: family == Family::Qwen3,
         qk_norm_eps: norm_eps,
         qkv_bias: biases || family == Family::Qwen2,

@@ -109,6 +109,6 @@ fn number(value: &Value) -> Option<f64> {
 /// Turns what such a file holds into memwall's weights: convolutions have no dimension of one group.
 pub(super) fn adapt(tensors: &mut BTreeMap<String, TensorInfo>, config: &ModelConfig) {
     for i in 0..config.layers.len() {
-        without_group(tensors.get_mut(&format!("model.layers.{i}.mixer.conv1d.weight")));
+        without_group(tensors, &format!("model.layers.{i}.mixer.conv1d.weight"));
     }
 }

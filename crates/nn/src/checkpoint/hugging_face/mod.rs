@@ -2,13 +2,17 @@
 
 mod config_json;
 mod delta_net;
+mod experts;
 mod flash_linear_attention;
 mod gla;
 mod hgrn2;
+mod infinite_vl;
+mod lfm2;
 mod linear_attention;
 mod llama;
 mod mamba;
 mod mamba2;
+mod qwen3_next;
 mod retnet;
 mod rope;
 mod rwkv;
@@ -20,16 +24,17 @@ use std::path::Path;
 use memwall_formats::{Container, FileError, TensorInfo};
 use serde_json::Value;
 
+use super::adapt::Adapt;
 use super::memwall::{ARCHITECTURE, CONFIG_KEY};
-use super::naming::{Naming, OWN};
+use super::naming::OWN;
 use super::{Checkpoint, CheckpointError};
 use crate::config::{Activation, ModelConfig};
 use config_json::ConfigJson;
 use llama::Family;
 
 /// The families, as errors name them.
-const KNOWN: &str = "llama, mistral, qwen2, qwen3, gla, retnet, hgrn2, delta_net, gated_deltanet, linear_attn, mamba, mamba2, rwkv \
-                     and memwall";
+const KNOWN: &str = "llama, mistral, qwen2, qwen3, qwen3_next, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
+                     gated_deltanet, linear_attn, mamba, mamba2, rwkv and memwall";
 
 /// The file that says what the model is.
 const CONFIG_FILE: &str = "config.json";
@@ -50,8 +55,11 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
         let problem = format!("has quant_method {method}; weights in F32, F16 or BF16 are supported");
         return Err(json.wrong("quantization_config", problem));
     }
-    let named = |naming: &Naming| -> BTreeMap<String, TensorInfo> {
-        tensors.iter().map(|t| (naming.ours(&t.name), t.clone())).collect()
+    let adapt = |naming| Adapt::new(file, naming, tensors);
+    // Sizes that go together, before anything is cut by them.
+    let checked = |config: ModelConfig| {
+        let file = || file.display().to_string();
+        config.check().map_err(|error| CheckpointError::Config { file: file(), error }).map(|()| config)
     };
     let family = match model_type {
         "llama" => Some(Family::Llama),
@@ -60,40 +68,57 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
         "qwen3" => Some(Family::Qwen3),
         _ => None,
     };
-    let (config, naming, tensors) = match (family, model_type) {
-        (Some(family), _) => (llama::config(&json, family, tensors.len())?, &OWN, named(&OWN)),
+    let (config, adapted) = match (family, model_type) {
+        (Some(family), _) => (llama::config(&json, family, tensors.len())?, adapt(&OWN)),
         (None, "mamba2") => {
             let config = mamba2::config(&json, tensors.len())?;
-            let mut tensors = named(&mamba2::NAMING);
-            mamba2::adapt(&mut tensors, &config);
-            (config, &mamba2::NAMING, tensors)
+            let mut adapted = adapt(&mamba2::NAMING);
+            mamba2::adapt(&mut adapted.tensors, &config);
+            (config, adapted)
         }
         (None, "rwkv") => {
             let config = rwkv::config(&json, tensors.len())?;
-            let mut tensors = named(&rwkv::NAMING);
-            rwkv::adapt(&mut tensors);
-            (config, &rwkv::NAMING, tensors)
+            let mut adapted = adapt(&rwkv::NAMING);
+            rwkv::adapt(&mut adapted.tensors);
+            (config, adapted)
         }
         (None, "mamba") => {
             let config = mamba::config(&json, tensors.len())?;
-            let mut tensors = named(&mamba::NAMING);
-            mamba::adapt(&mut tensors);
-            (config, &mamba::NAMING, tensors)
+            let mut adapted = adapt(&mamba::NAMING);
+            mamba::adapt(&mut adapted.tensors);
+            (config, adapted)
         }
-        (None, ARCHITECTURE) => (own(&json)?, &OWN, named(&OWN)),
+        (None, "lfm2" | "lfm2_moe") => {
+            let config = checked(lfm2::config(&json, tensors.len())?)?;
+            let mut adapted = adapt(&lfm2::NAMING);
+            lfm2::adapt(&mut adapted, &config)?;
+            (config, adapted)
+        }
+        (None, "qwen3_next") => {
+            let config = checked(qwen3_next::config(&json, tensors.len())?)?;
+            let mut adapted = adapt(&qwen3_next::NAMING);
+            qwen3_next::adapt(&mut adapted, &config)?;
+            (config, adapted)
+        }
+        (None, "infinite_vl" | "infinite_vl_text") => {
+            let config = infinite_vl::config(&json, tensors.len())?;
+            let mut adapted = adapt(&OWN);
+            infinite_vl::adapt(&mut adapted, &config);
+            (config, adapted)
+        }
+        (None, ARCHITECTURE) => (own(&json)?, adapt(&OWN)),
         (None, other) => {
             if let Some(family) = flash_linear_attention::Family::of(other) {
                 let config = flash_linear_attention::config(&json, family, tensors.len())?;
-                let mut tensors = named(&flash_linear_attention::NAMING);
-                flash_linear_attention::adapt(&mut tensors, &config);
-                let naming = &flash_linear_attention::NAMING;
-                return Ok(Checkpoint { config, tensors, unread: json.unread(), naming });
+                let mut adapted = adapt(&flash_linear_attention::NAMING);
+                flash_linear_attention::adapt(&mut adapted.tensors, &config);
+                return Ok(adapted.finish(config, json.unread()));
             }
             let file = file.display().to_string();
             return Err(CheckpointError::Architecture { file, found: other.into(), known: KNOWN });
         }
     };
-    Ok(Checkpoint { config, tensors, unread: json.unread(), naming })
+    Ok(adapted.finish(config, json.unread()))
 }
 
 /// memwall's own: the configuration as it stands in GGUF, as an object.
@@ -109,7 +134,9 @@ fn own(json: &ConfigJson) -> Result<ModelConfig, CheckpointError> {
 /// Refuses models of these families that do not predict the next token.
 fn causal(json: &ConfigJson) -> Result<(), CheckpointError> {
     let Some(architectures) = json.find::<Vec<&str>>("architectures")? else { return Ok(()) };
-    if architectures.is_empty() || architectures.iter().any(|name| name.ends_with("ForCausalLM")) {
+    // Of models of images and text the decoder is read.
+    let predicts = |name: &&str| name.ends_with("ForCausalLM") || name.starts_with("InfiniteVL");
+    if architectures.is_empty() || architectures.iter().any(predicts) {
         return Ok(());
     }
     let problem = format!("is {architectures:?}; a model that predicts the next token (…ForCausalLM) is needed");
@@ -126,6 +153,27 @@ fn layers(json: &ConfigJson, tensors: usize) -> Result<usize, CheckpointError> {
     Ok(layers)
 }
 
+/// The width of a head: `head_dim`, or hidden_size shared out among the heads.
+fn head_dim(json: &ConfigJson, heads: usize, d_model: usize) -> Result<usize, CheckpointError> {
+    match json.find("head_dim")? {
+        Some(width) => Ok(width),
+        None if heads > 0 && d_model.is_multiple_of(heads) => Ok(d_model / heads),
+        None => {
+            let problem = format!("is {heads}, which does not divide hidden_size {d_model}; and there is no head_dim");
+            Err(json.wrong("num_attention_heads", problem))
+        }
+    }
+}
+
+/// A depthwise convolution's weight as PyTorch has it, [channels, 1, taps], without the dimension of one group.
+fn without_group(tensors: &mut BTreeMap<String, TensorInfo>, name: &str) {
+    if let Some(weight) = tensors.get_mut(name)
+        && let [channels, 1, taps] = weight.shape[..]
+    {
+        weight.shape = vec![channels, taps];
+    }
+}
+
 /// The activation of the MLP.
 fn activation(json: &ConfigJson) -> Result<Activation, CheckpointError> {
     match json.find("hidden_act")?.unwrap_or("silu") {
@@ -137,14 +185,5 @@ fn activation(json: &ConfigJson) -> Result<Activation, CheckpointError> {
             "hidden_act",
             format!("is {other:?}; silu, swish, gelu, gelu_pytorch_tanh, gelu_new and relu are supported"),
         )),
-    }
-}
-
-/// Gives the weight of a depthwise convolution, [D, 1, W], its shape without the dimension of one group.
-fn without_group(weight: Option<&mut TensorInfo>) {
-    if let Some(weight) = weight
-        && let [channels, 1, taps] = weight.shape[..]
-    {
-        weight.shape = vec![channels, taps];
     }
 }

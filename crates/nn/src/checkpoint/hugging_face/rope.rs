@@ -6,20 +6,55 @@ use super::super::CheckpointError;
 use super::config_json::ConfigJson;
 use crate::rope::{RopeConfig, RopeScaling};
 
-/// Reads them; pairs are channels i and i + half.
-pub(super) fn read(config: &ConfigJson, max_context: usize) -> Result<RopeConfig, CheckpointError> {
+/// What a family means by a configuration that does not say it.
+#[derive(Clone, Copy)]
+pub(super) struct Usual {
+    /// θ.
+    pub(super) theta: f64,
+    /// The share of a head's channels that is turned; none where the family turns all of them, whatever is written.
+    pub(super) share: Option<f64>,
+}
+
+/// Most families.
+pub(super) const USUAL: Usual = Usual { theta: 10_000.0, share: None };
+
+/// Reads them for heads of `head_dim` channels; pairs are channels i and i + half of those that are turned.
+pub(super) fn read(
+    config: &ConfigJson,
+    max_context: usize,
+    head_dim: usize,
+    usual: Usual,
+) -> Result<RopeConfig, CheckpointError> {
     let section = if config.get("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
     let key = |name: &str| format!("{section}.{name}");
     let theta = match config.find::<f64>(&key("rope_theta"))? {
         Some(theta) => theta,
-        None => config.find("rope_theta")?.unwrap_or(10_000.0),
+        None => config.find("rope_theta")?.unwrap_or(usual.theta),
     };
-    for name in [key("partial_rotary_factor"), "partial_rotary_factor".into()] {
-        if config.find::<f64>(&name)?.is_some_and(|share| share != 1.0) {
-            return Err(config.wrong(&name, "turns a part of each head only; 1 is supported"));
+    let rotary_dim = rotary_dim(config, &key("partial_rotary_factor"), head_dim, usual.share)?;
+    Ok(RopeConfig { theta, rotary_dim, scaling: scaling(config, section, max_context)?, ..RopeConfig::default() })
+}
+
+/// The channels of a head that are turned, if not all of them; the key stands in the section or beside it.
+fn rotary_dim(
+    config: &ConfigJson,
+    inside: &str,
+    head_dim: usize,
+    usual: Option<f64>,
+) -> Result<Option<usize>, CheckpointError> {
+    let mut found = None;
+    for name in [inside, "partial_rotary_factor"] {
+        let Some(share) = config.find::<f64>(name)? else { continue };
+        if usual.is_none() && share != 1.0 {
+            return Err(config.wrong(name, "turns a part of each head only; 1 is supported"));
         }
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(config.wrong(name, format!("is {share}; a share above 0 and up to 1 is needed")));
+        }
+        found = found.or(Some(share));
     }
-    Ok(RopeConfig { theta, scaling: scaling(config, section, max_context)?, ..RopeConfig::default() })
+    let width = (head_dim as f64 * found.or(usual).unwrap_or(1.0)) as usize;
+    Ok((width != head_dim).then_some(width))
 }
 
 fn scaling(config: &ConfigJson, section: &str, max_context: usize) -> Result<RopeScaling, CheckpointError> {
@@ -80,7 +115,7 @@ mod tests {
 
     fn rope(json: &str) -> Result<RopeConfig, String> {
         let config = ConfigJson::parse(Path::new("config.json"), json.as_bytes()).expect("JSON");
-        read(&config, 4096).map_err(|e| e.to_string())
+        read(&config, 4096, 64, USUAL).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -106,6 +141,20 @@ mod tests {
         let both = r#"{"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 0.5, "mscale_all_dim": 1}}"#;
         let ratio = (0.05 * 4f64.ln() + 1.0) / (0.1 * 4f64.ln() + 1.0);
         assert!((factor(both).0.expect("a ratio") - ratio).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_family_may_turn_a_part_of_each_head() {
+        let usual = Usual { theta: 1e7, share: Some(0.25) };
+        let read = |json: &str| {
+            let config = ConfigJson::parse(Path::new("config.json"), json.as_bytes()).expect("JSON");
+            read(&config, 4096, 64, usual).map_err(|e| e.to_string())
+        };
+        assert_eq!(read("{}"), Ok(RopeConfig { theta: 1e7, rotary_dim: Some(16), ..RopeConfig::default() }));
+        let half = read(r#"{"rope_parameters": {"rope_theta": 2.0, "partial_rotary_factor": 0.5}}"#);
+        assert_eq!(half, Ok(RopeConfig { theta: 2.0, rotary_dim: Some(32), ..RopeConfig::default() }));
+        assert_eq!(read(r#"{"partial_rotary_factor": 1}"#).expect("all").rotary_dim, None);
+        assert!(read(r#"{"partial_rotary_factor": 1.5}"#).expect_err("above 1").contains("partial_rotary_factor"));
     }
 
     #[test]

@@ -122,9 +122,7 @@ fn kept(b: &mut Builder<'_>, offsets: &[i32], places: &[[i32; 2]]) -> anyhow::Re
 
 fn channel(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
     let config: ChannelConfig = config(b)?;
-    if let ChannelConfig::Glu { hidden: 0, .. } | ChannelConfig::Mlp { hidden: 0, .. } = config {
-        bail!("--config: hidden is 0, at least 1 is needed");
-    }
+    config.check("--config")?;
     let shape = [b.size('B'), b.size('T'), b.size('D')];
     let x = b.reshaped("x", &[shape[0] * shape[1], shape[2]])?;
     let y = config.forward(&mut b.g, &WeightTypes::new(), LAYER, x)?;
