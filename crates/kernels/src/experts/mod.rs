@@ -1,7 +1,7 @@
 //! A mixture of experts: each token goes through a few of many gated MLPs, chosen by a router.
 //!
 //! y_t = Σ_{e ∈ chosen(t)} w_t,e · W_down,e (silu(W_gate,e x_t) ⊙ W_up,e x_t). Only chosen experts are computed: tokens are
-//! put in the order of their experts ([`order`]), so that each expert is a product over its own rows. A token's sum runs over
+//! put in the order of their experts (`order.rs`), so that each expert is a product over its own rows. A token's sum runs over
 //! its experts by rising number, so that it does not depend on the tokens beside it.
 //!
 //! Shapes: x and y [N, D], chosen and weights [N, k], W_gate and W_up [E, F, D], W_down [E, D, F].

@@ -74,7 +74,7 @@ pub fn grouped_scratch(dtype: Dtype, rows: usize, k: usize, groups: usize, threa
         + threads.max(1) * tile_bytes(kind, rows)
 }
 
-/// y_i[r] = W_i,e x[`row_of(r)`] for each stack i and each row r of the groups, which follow each other from row 0 on.
+/// `y_i[r] = W_i,e x[row_of(r)]` for each stack i and each row r of the groups, which follow each other from row 0 on.
 ///
 /// # Panics
 /// If a slice has the wrong length, groups do not follow each other or name no matrix, rows of a matrix are no whole blocks,

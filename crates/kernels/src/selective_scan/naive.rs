@@ -19,9 +19,9 @@ pub fn forward<T: Real>(
             for t in sequence[0] as usize..sequence[1] as usize {
                 let (value, delta) = (x.x[t * channels + d], x.delta[t * channels + d]);
                 let mut sum = x.skip[d] * value;
-                for n in 0..states {
-                    h[n] = (delta * x.a[d * states + n]).exp() * h[n] + delta * value * x.b[t * states + n];
-                    sum += x.c[t * states + n] * h[n];
+                for (n, h) in h.iter_mut().enumerate() {
+                    *h = (delta * x.a[d * states + n]).exp() * *h + delta * value * x.b[t * states + n];
+                    sum += x.c[t * states + n] * *h;
                 }
                 y[t * channels + d] = sum;
             }

@@ -254,7 +254,7 @@ fn a_key_that_is_taken_away_whole_is_overwritten() {
     }
     let read = case.forward(1)[0][39 * 6..].to_vec();
     // Keys are of length 1 in f32.
-    assert!(error(&read, &case.v[39 * 6..].to_vec()) < 1e-6, "only what was written last is read");
+    assert!(error(&read, &case.v[39 * 6..]) < 1e-6, "only what was written last is read");
 }
 
 #[test]

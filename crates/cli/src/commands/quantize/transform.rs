@@ -41,6 +41,11 @@ pub(super) fn transformed(
     if transforms.is_empty() {
         return Ok(None);
     }
+    if let Some(weight) = original.checkpoint().assembled.keys().next() {
+        bail!(
+            "--transform: weight {weight} is put together of several tensors of the file; such models are not transformed"
+        );
+    }
     let beside = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = tempfile::Builder::new()
         .prefix(".memwall-transform-")
