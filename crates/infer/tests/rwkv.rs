@@ -9,17 +9,17 @@ const PROMPT: [u32; 3] = [0x22, 0x69, 0x6e];
 
 /// A file, the logits it should give, and how far its stored numbers may take them away: the published logits are those of
 /// the F32 weights. The bounds of half-precision and block formats are what an f64 computation with the stored weights
-/// differs by, rounded up.
+/// differs by (0.12, 0.1, 0.3, 0.0035), with room for activations in int8 on each instruction set.
 const FILES: [(&str, &str, f32); 9] = [
     ("tiny-rwkv-4v0-660K-FP32.bin", "4v0-660K", 1e-4),
-    ("tiny-rwkv-4v0-660K-FP16.bin", "4v0-660K", 0.002),
-    ("tiny-rwkv-4v0-660K-Q5_0.bin", "4v0-660K", 0.13),
-    ("tiny-rwkv-4v0-660K-Q5_1.bin", "4v0-660K", 0.1),
+    ("tiny-rwkv-4v0-660K-FP16.bin", "4v0-660K", 0.005),
+    ("tiny-rwkv-4v0-660K-Q5_0.bin", "4v0-660K", 0.2),
+    ("tiny-rwkv-4v0-660K-Q5_1.bin", "4v0-660K", 0.2),
     ("tiny-rwkv-5v1-730K-FP32.bin", "5v1-730K", 1e-4),
-    ("tiny-rwkv-5v1-730K-Q5_1.bin", "5v1-730K", 0.3),
+    ("tiny-rwkv-5v1-730K-Q5_1.bin", "5v1-730K", 0.5),
     ("tiny-rwkv-7v0-834K-FP32.bin", "7v0-834K", 1e-4),
     ("tiny-rwkv-7v0-834K-FP16.bin", "7v0-834K", 1e-4),
-    ("tiny-rwkv-7v0-834K-Q5_0.bin", "7v0-834K", 0.004),
+    ("tiny-rwkv-7v0-834K-Q5_0.bin", "7v0-834K", 0.01),
 ];
 
 fn data(name: &str) -> Option<PathBuf> {
