@@ -193,6 +193,16 @@ fn stochastic_rounding_is_unbiased_over_a_tensor_and_repeats_itself() {
 }
 
 #[test]
+fn the_last_binade_clips_as_every_other_does() {
+    for exponent in [0, 127] {
+        let top = 2f32.powi(exponent);
+        let x = [1.999 * top, -1.999 * top, top, 0.0].repeat(4);
+        let (_, y) = store(&scaled::bfp(4, 16).expect("four bits"), &x);
+        assert_eq!(y, [1.75 * top, -1.75 * top, top, 0.0].repeat(4), "2^{exponent}");
+    }
+}
+
+#[test]
 fn what_a_scale_cannot_hold_is_refused_with_its_place() {
     let format = scaled::int_by_tensor(8, 32, 1.0).expect("eight bits");
     let mut x = vec![0.5f32; 128];

@@ -64,6 +64,10 @@ impl Scale {
     pub(super) fn reach<E: Element>(self, element: &E) -> f32 {
         let most = match self {
             Scale::Tensor(scale) => scale,
+            // What lies above the largest value clips in every binade; the last is no exception.
+            Scale::Power(PowerRule::Floor) => {
+                return (2.0 * f64::from(top(element)) * f64::from(E8M0.max())).min(f64::from(f32::MAX)) as f32;
+            }
             Scale::Power(_) => E8M0.max(),
             Scale::UE4M3 { tensor } => UE4M3.max() * tensor,
             Scale::Half => f16::MAX.to_f32(),
