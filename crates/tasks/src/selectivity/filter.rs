@@ -6,7 +6,7 @@
 use super::gaps::{Filler, Gaps};
 use super::grammar::{END, Grammar};
 use super::task::{Selectivity, largest_at};
-use crate::task::{Split, Task, TaskError};
+use crate::task::{Split, TaskError};
 
 /// The probabilities of the states at each step [T, N], given the inputs up to it.
 pub fn posteriors(grammar: &Grammar, gaps: &Gaps, vocab: usize, inputs: &[i32]) -> Vec<Vec<f64>> {
@@ -55,12 +55,12 @@ pub fn posteriors(grammar: &Grammar, gaps: &Gaps, vocab: usize, inputs: &[i32]) 
 pub fn accuracy(task: &Selectivity, split: Split, examples: u64) -> Result<f64, TaskError> {
     let (mut right, mut count) = (0.0, 0.0);
     for index in 0..examples {
-        let (example, elements) = (task.example(split, index)?, task.elements(split, index)?);
-        let known = posteriors(task.grammar(), task.gaps(split), task.input_ids() - 1, &example.inputs);
+        let (inputs, targets, elements) = task.sequence(split, index)?;
+        let known = posteriors(task.grammar(), task.gaps(split), task.input_ids() - 1, &inputs);
         for steps in elements {
             count += 1.0;
             let last = steps.end - 1;
-            right += f64::from(u8::from(largest_at(&known[last]) == example.targets[last] as usize));
+            right += f64::from(u8::from(largest_at(&known[last]) == targets[last] as usize));
         }
     }
     Ok(if count > 0.0 { right / count } else { 1.0 })
@@ -70,6 +70,7 @@ pub fn accuracy(task: &Selectivity, split: Split, examples: u64) -> Result<f64, 
 mod tests {
     use super::*;
     use crate::selectivity::{GrammarConfig, Part, SelectivityData};
+    use crate::task::Task;
 
     fn task(gaps: Gaps, seed: u64) -> Selectivity {
         let part = || Part { gaps: gaps.clone(), input_seq_len: 64, num_examples: 200 };

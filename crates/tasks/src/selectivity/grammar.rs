@@ -205,7 +205,7 @@ impl Grammar {
 
     /// The states of a string, the end last.
     ///
-    /// Strings longer than the longest are drawn again, as published; after ten thousand the last is cut.
+    /// Strings longer than the longest are drawn again, as published; after ten thousand it is a shortest one.
     pub fn string(&self, rng: &mut Philox) -> Vec<usize> {
         let mut path = Vec::new();
         for _ in 0..STRING_TRIES {
@@ -220,9 +220,15 @@ impl Grammar {
                 }
             }
         }
-        path.pop();
-        path.push(END);
-        path
+        self.shortest()
+    }
+
+    /// A string with the fewest symbols.
+    fn shortest(&self) -> Vec<usize> {
+        let to_end = self.distances_to_end();
+        let nearest = |states: &[usize]| states.iter().copied().min_by_key(|&s| to_end[s].unwrap_or(usize::MAX));
+        let follow = |&state: &usize| nearest(&self.next[state]);
+        std::iter::successors(nearest(&self.starts), follow).collect()
     }
 
     /// Topological entropy in nats: the logarithm of the largest eigenvalue of the transitions, the end leading to the starts.
@@ -324,6 +330,18 @@ mod tests {
             let path = g.string(&mut Philox::new(seed, 1));
             assert!(g.starts.contains(&path[0]) && path[path.len() - 1] == END && path.len() <= 200);
             assert!(path.windows(2).all(|w| g.next[w[0]].contains(&w[1])));
+        }
+    }
+
+    #[test]
+    fn where_no_string_is_short_enough_by_chance_a_shortest_one_is_taken() {
+        for seed in 0..20 {
+            let g = Grammar::draw(&config(), seed).unwrap();
+            let shortest = g.shortest();
+            assert!(g.starts.contains(&shortest[0]) && shortest[shortest.len() - 1] == END);
+            assert!(shortest.windows(2).all(|w| g.next[w[0]].contains(&w[1])));
+            let strings = (0..300).map(|i| g.string(&mut Philox::new(seed, i)).len());
+            assert!(strings.min().is_some_and(|fewest| fewest >= shortest.len()));
         }
     }
 

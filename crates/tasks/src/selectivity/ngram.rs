@@ -4,7 +4,7 @@
 
 use super::grammar::END;
 use super::task::{Selectivity, largest_at};
-use crate::task::{Split, Task, TaskError};
+use crate::task::{Split, TaskError};
 use std::collections::HashMap;
 
 /// The share of elements of `measured` test examples that are named after counting in `learned` training examples, by the last
@@ -35,13 +35,13 @@ pub fn accuracy(task: &Selectivity, symbols: usize, learned: u64, measured: u64)
 
 /// Each element's last symbols, its own last, and its state; before the first symbol stand ends.
 fn contexts(task: &Selectivity, split: Split, index: u64, symbols: usize) -> Result<Vec<(Vec<i32>, usize)>, TaskError> {
-    let (example, elements) = (task.example(split, index)?, task.elements(split, index)?);
+    let (inputs, targets, elements) = task.sequence(split, index)?;
     let mut written = vec![END as i32; symbols];
     Ok(elements
         .into_iter()
         .map(|steps| {
-            written.push(example.inputs[steps.start]);
-            (written[written.len() - symbols..].to_vec(), example.targets[steps.start] as usize)
+            written.push(inputs[steps.start]);
+            (written[written.len() - symbols..].to_vec(), targets[steps.start] as usize)
         })
         .collect())
 }

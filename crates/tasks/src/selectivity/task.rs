@@ -50,7 +50,7 @@ pub struct Selectivity {
 }
 
 /// Inputs, targets, and the steps of each element: its symbol and the gap behind it.
-type Sequence = (Vec<i32>, Vec<i32>, Vec<Range<usize>>);
+pub(super) type Sequence = (Vec<i32>, Vec<i32>, Vec<Range<usize>>);
 
 impl Selectivity {
     /// Draws the grammar.
@@ -117,7 +117,7 @@ impl Selectivity {
         &self.parts[slot(split)]
     }
 
-    fn sequence(&self, split: Split, index: u64) -> Result<Sequence, TaskError> {
+    pub(super) fn sequence(&self, split: Split, index: u64) -> Result<Sequence, TaskError> {
         let part = self.part(split);
         if index >= part.num_examples {
             let task = self.name().to_string();
