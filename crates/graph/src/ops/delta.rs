@@ -7,6 +7,7 @@ use memwall_kernels::delta::{
 };
 
 use super::gla::{GateShape, gate};
+use super::recurrent;
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -147,8 +148,7 @@ impl Op for Delta {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[0].1.axis(0) as f64, &self.kernel);
-        sizes.streaming(n * k.heads as f64 * SWEEP * (k.key_width * k.value_width) as f64)
+        recurrent::sweep_cost(sizes, self.kernel.state_elements(1), SWEEP)
     }
 
     fn rows(&self) -> Rows {
@@ -207,8 +207,7 @@ impl Op for DeltaBackward {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[0].1.axis(0) as f64, &self.forward.kernel);
-        sizes.streaming(n * k.heads as f64 * 3.0 * SWEEP * (k.key_width * k.value_width) as f64)
+        recurrent::sweep_cost(sizes, self.forward.kernel.state_elements(1), 3.0 * SWEEP)
     }
 
     fn rows(&self) -> Rows {
@@ -277,10 +276,7 @@ impl Op for DeltaStep {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[1].1.axis(0) as f64, &self.kernel);
-        let state = k.heads as f64 * (k.key_width * k.value_width) as f64;
-        let bytes = n * state * sizes.inputs[1].0.dtype.block_bytes() as f64;
-        Cost { operations: SWEEP * n * state, bytes_read: bytes, bytes_written: bytes }
+        recurrent::step_cost(sizes, self.kernel.state_elements(1), SWEEP)
     }
 
     fn rows(&self) -> Rows {

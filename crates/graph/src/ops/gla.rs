@@ -6,6 +6,7 @@ use memwall_kernels::gla::{
     gla_step,
 };
 
+use super::recurrent;
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -160,9 +161,8 @@ impl Op for Gla {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[0].1.axis(0) as f64, &self.kernel);
         // The recurrence: decay, rank-1 update and read-out of a K × V state a token and head.
-        sizes.streaming(n * k.heads as f64 * 5.0 * (k.key_width * k.value_width) as f64)
+        recurrent::sweep_cost(sizes, self.kernel.state_elements(1), 5.0)
     }
 
     fn rows(&self) -> Rows {
@@ -234,8 +234,7 @@ impl Op for GlaBackward {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[0].1.axis(0) as f64, &self.forward.kernel);
-        sizes.streaming(n * k.heads as f64 * 14.0 * (k.key_width * k.value_width) as f64)
+        recurrent::sweep_cost(sizes, self.forward.kernel.state_elements(1), 14.0)
     }
 
     fn rows(&self) -> Rows {
@@ -304,10 +303,7 @@ impl Op for GlaStep {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[1].1.axis(0) as f64, &self.kernel);
-        let state = k.heads as f64 * (k.key_width * k.value_width) as f64;
-        let bytes = n * state * sizes.inputs[1].0.dtype.block_bytes() as f64;
-        Cost { operations: 5.0 * n * state, bytes_read: bytes, bytes_written: bytes }
+        recurrent::step_cost(sizes, self.kernel.state_elements(1), 5.0)
     }
 
     fn rows(&self) -> Rows {

@@ -18,6 +18,7 @@ pub mod mlstm;
 pub mod norm;
 pub mod normalizer;
 pub mod pointwise;
+mod recurrent;
 pub mod repeat_heads;
 pub mod reshape;
 pub mod rope;

@@ -6,7 +6,7 @@ use memwall_kernels::selective_scan::{
     selective_scan_backward_scratch, selective_scan_scratch, selective_scan_step,
 };
 
-use super::{check_fixed, check_offsets, check_rows, check_slots};
+use super::{check_fixed, check_offsets, check_rows, check_slots, recurrent};
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -78,15 +78,7 @@ impl Op for SelectiveScan {
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
-        if node.grads[1].is_some() {
-            return Err(g.no_gradient("selective_scan", "gradients of the last states are not built"));
-        }
-        let Some(dy) = node.grads[0] else { return Ok(vec![None; node.inputs.len()]) };
-        let mut inputs = node.inputs.to_vec();
-        inputs.push(dy);
-        let mut grads: Vec<Option<Value>> = g.push(SelectiveScanBackward, &inputs)?.into_iter().map(Some).collect();
-        grads.push(None);
-        Ok(grads)
+        recurrent::backward(g, node, "selective_scan", SelectiveScanBackward)
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {

@@ -5,7 +5,7 @@ use memwall_kernels::wkv4::{
     STATE_ROWS, Wkv4Gradients, Wkv4Inputs, wkv4_backward, wkv4_backward_scratch, wkv4_forward, wkv4_step,
 };
 
-use super::{check_fixed, check_offsets, check_rows, check_slots};
+use super::{check_fixed, check_offsets, check_rows, check_slots, recurrent};
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -65,15 +65,7 @@ impl Op for Wkv4 {
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
-        if node.grads[1].is_some() {
-            return Err(g.no_gradient("wkv4", "gradients of the last states are not built"));
-        }
-        let Some(dy) = node.grads[0] else { return Ok(vec![None; node.inputs.len()]) };
-        let mut inputs = node.inputs.to_vec();
-        inputs.push(dy);
-        let mut grads: Vec<Option<Value>> = g.push(Wkv4Backward, &inputs)?.into_iter().map(Some).collect();
-        grads.push(None);
-        Ok(grads)
+        recurrent::backward(g, node, "wkv4", Wkv4Backward)
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {

@@ -6,7 +6,7 @@ use memwall_kernels::wkv6::{
     wkv6_forward, wkv6_scratch, wkv6_step,
 };
 
-use super::{check_fixed, check_rows, check_slots};
+use super::{check_fixed, check_rows, check_slots, recurrent};
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -91,21 +91,11 @@ impl Op for Wkv6 {
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
-        if node.grads[1].is_some() {
-            return Err(g.no_gradient("wkv6", "gradients of the last states are not built"));
-        }
-        let Some(d_o) = node.grads[0] else { return Ok(vec![None; node.inputs.len()]) };
-        let mut inputs = node.inputs.to_vec();
-        inputs.push(d_o);
-        let made = g.push(Wkv6Backward { forward: self.clone() }, &inputs)?;
-        let mut grads: Vec<Option<Value>> = made.into_iter().map(Some).collect();
-        grads.push(None);
-        Ok(grads)
+        recurrent::backward(g, node, "wkv6", Wkv6Backward { forward: self.clone() })
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[0].1.axis(0) as f64, &self.kernel);
-        sizes.streaming(n * ELEMENT * (k.heads * k.key_width * k.value_width) as f64)
+        recurrent::sweep_cost(sizes, self.kernel.state_elements(1), ELEMENT)
     }
 
     fn rows(&self) -> Rows {
@@ -150,8 +140,7 @@ impl Op for Wkv6Backward {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[0].1.axis(0) as f64, &self.forward.kernel);
-        sizes.streaming(n * 3.0 * ELEMENT * (k.heads * k.key_width * k.value_width) as f64)
+        recurrent::sweep_cost(sizes, self.forward.kernel.state_elements(1), 3.0 * ELEMENT)
     }
 
     fn rows(&self) -> Rows {
@@ -206,10 +195,7 @@ impl Op for Wkv6Step {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        let (n, k) = (sizes.inputs[1].1.axis(0) as f64, &self.kernel);
-        let state = n * (k.heads * k.key_width * k.value_width) as f64;
-        let bytes = state * sizes.inputs[1].0.dtype.block_bytes() as f64;
-        Cost { operations: ELEMENT * state, bytes_read: bytes, bytes_written: bytes }
+        recurrent::step_cost(sizes, self.kernel.state_elements(1), ELEMENT)
     }
 
     fn rows(&self) -> Rows {

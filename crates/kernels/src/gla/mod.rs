@@ -282,7 +282,8 @@ impl Gla {
         }
     }
 
-    fn state_elements(&self, sequences: usize) -> usize {
+    /// Elements of the states of so many sequences: H · K · V each.
+    pub fn state_elements(&self, sequences: usize) -> usize {
         sequences * self.heads * self.key_width * self.value_width
     }
 }

@@ -62,7 +62,8 @@ impl Wkv6 {
         Gla { scale: 1.0, chunk: self.chunk, compute: self.compute, ..gla }
     }
 
-    fn state_elements(&self, sequences: usize) -> usize {
+    /// Elements of the states of so many sequences: H · K · V each.
+    pub fn state_elements(&self, sequences: usize) -> usize {
         sequences * self.heads * self.key_width * self.value_width
     }
 }

@@ -45,7 +45,8 @@ impl Wkv7 {
         Wkv7 { heads, key_width, value_width }
     }
 
-    fn state_elements(&self, sequences: usize) -> usize {
+    /// Elements of the states of so many sequences: H · K · V each.
+    pub fn state_elements(&self, sequences: usize) -> usize {
         sequences * self.heads * self.key_width * self.value_width
     }
 }
