@@ -422,8 +422,8 @@ fn traffic(n: usize) -> Traffic {
     }
 }
 
-/// Least squares.
-fn slope(points: &[(f64, f64)]) -> f64 {
+/// The slope of a line through points (x, y), by least squares.
+pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), p| (x + p.0 / count, y + p.1 / count));
     let (xy, xx) = points.iter().fold((0.0, 0.0), |(xy, xx), p| (xy + (p.0 - x) * (p.1 - y), xx + (p.0 - x).powi(2)));

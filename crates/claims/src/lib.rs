@@ -21,6 +21,7 @@ mod error;
 pub mod evidence;
 mod flashattention;
 mod fp8_vs_int8;
+mod gated_associative;
 mod gated_attention;
 mod gated_linear_attention;
 mod int_vs_fp;

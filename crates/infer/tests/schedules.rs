@@ -28,7 +28,7 @@ fn mixed() -> ModelConfig {
         MixerConfig::Attention(attention),
         MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }),
         MixerConfig::DeltaNet(DeltaNetConfig::new(2, 16, 32)),
-        MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 24, taps: 3 }),
+        MixerConfig::GatedAssociative(GatedAssociativeConfig::new(24, 3)),
         MixerConfig::Attention(window),
     ];
     let channel = ChannelConfig::Glu { hidden: 96, activation: Default::default(), bias: false };

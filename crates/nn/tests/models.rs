@@ -11,9 +11,9 @@ use memwall_kernels::Pool;
 use memwall_nn::{
     AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
     GatedAssociativeConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound,
-    Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, MoeConfig, NormKind, RetentionConfig, RopeConfig,
-    Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, Scores, Sequences, SharedExpert,
-    ShortConvConfig, TokenMix, WeightTypes,
+    Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, MoeConfig, NormKind, Paths, RetentionConfig,
+    RopeConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, Scores, Sequences,
+    SharedExpert, ShortConvConfig, TokenMix, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -57,7 +57,22 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gla, recurrent", MixerConfig::Gla(gla(Some(GlaForm::Recurrent)))),
         ("gla behind convolutions", MixerConfig::Gla(GlaConfig { short_conv: Some(4), ..gla(None) })),
         ("gated convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true })),
-        ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 9, taps: 3 })),
+        ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig::new(9, 3))),
+        (
+            "gated associative memory without its bank",
+            MixerConfig::GatedAssociative(GatedAssociativeConfig {
+                paths: Paths::Local,
+                ..GatedAssociativeConfig::new(9, 3)
+            }),
+        ),
+        (
+            "a bank without its convolution and gate",
+            MixerConfig::GatedAssociative(GatedAssociativeConfig {
+                paths: Paths::Global,
+                gated: false,
+                ..GatedAssociativeConfig::new(9, 3)
+            }),
+        ),
         ("plain convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 4, gated: false })),
         ("rwkv 4", MixerConfig::Rwkv4(Rwkv4Config { width: 12, decay: DecayForm::Exponent })),
         ("rwkv 4, log-decays stored", MixerConfig::Rwkv4(Rwkv4Config { width: 16, decay: DecayForm::Log })),

@@ -144,7 +144,7 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "gated_delta_net" => MixerConfig::DeltaNet(delta()),
         "negative_delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { allow_neg_eigval: true, ..delta() }),
         "kda" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::Channel, ..delta() }),
-        "gated_associative" => MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: width, taps: TAPS }),
+        "gated_associative" => MixerConfig::GatedAssociative(GatedAssociativeConfig::new(width, TAPS)),
         "short_conv" => MixerConfig::ShortConv(ShortConvConfig { taps: TAPS, gated: true }),
         other => {
             let score = |m: &&str| strsim::jaro_winkler(m, other);
@@ -155,7 +155,7 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
 }
 
 /// Parameters of a model, counted in its graph.
-fn parameters(config: &ModelConfig) -> Result<u64, GraphError> {
+pub(crate) fn parameters(config: &ModelConfig) -> Result<u64, GraphError> {
     let (mut g, types) = (Graph::new(Dtype::F32), WeightTypes::new());
     let seqs = Sequences::whole(&mut g, 1, 1)?;
     let hidden = config.hidden(&mut g, &types, &seqs)?;
