@@ -13,6 +13,7 @@
 //!
 //! [`registry`] lists the claims; [`laws`] are the laws that every one keeps.
 
+mod block;
 mod block_quantization;
 mod characters;
 pub mod claim;
@@ -27,10 +28,12 @@ mod gated_linear_attention;
 mod int_vs_fp;
 mod largest;
 pub mod laws;
+mod lfm2;
 mod machine;
 pub mod plot;
 mod random;
 pub mod readme;
+mod recall;
 pub mod registry;
 mod repeats;
 pub mod report;

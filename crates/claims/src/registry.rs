@@ -9,6 +9,7 @@ use crate::{
     gated_attention::GatedAttention,
     gated_linear_attention::GatedLinearAttention,
     int_vs_fp::IntVersusFp,
+    lfm2::Lfm2,
     selectivity::SelectivBench,
     systems::{System, systems},
     zoology::Zoology,
@@ -23,6 +24,7 @@ static CLAIMS: &[&dyn Claim] = &[
     &GatedAssociativeMemory,
     &GatedLinearAttention,
     &Fp8VersusInt8,
+    &Lfm2,
     &IntVersusFp,
     &SelectivBench,
 ];

@@ -1,17 +1,10 @@
 //! Characters of plays, with the ablations of the paper; and recall of pairs beyond the field.
 
-use memwall_nn::{
-    AttentionConfig, ChannelConfig, GatedAssociativeConfig, LayerConfig, MixerConfig, ModelConfig, Paths, RopeConfig,
-    ShortConvConfig,
-};
-use memwall_tasks::{GeneratedData, GeneratedTask, GeneratorConfig, MqarConfig};
+use memwall_nn::{AttentionConfig, GatedAssociativeConfig, MixerConfig, ModelConfig, Paths, RopeConfig};
 
 use crate::{
-    Better, Error, Run, SweepPlan, TuneOn,
-    characters::Characters,
-    evidence::Sweep,
-    sweep,
-    trial::{Figure, Training},
+    Better, Error, Run, SweepPlan, TuneOn, characters::Characters, evidence::Sweep, recall::Recall, sweep,
+    trial::Training,
 };
 
 pub(super) const TRANSFORMER: &str = "transformer";
@@ -25,27 +18,12 @@ const RATES: [f64; 3] = [1e-3, 3e-3, 1e-2];
 
 pub(super) struct Learning {
     text: Characters,
-    recall: Training,
-    vocabulary: usize,
-    pairs: usize,
-    width: usize,
+    recall: Recall,
 }
 
 impl Learning {
     pub(super) fn new(run: &Run) -> Result<Learning, Error> {
-        Ok(Learning {
-            text: Characters::read(run)?,
-            recall: Training {
-                steps: run.pick(4, 1200, 20_000),
-                batch: run.pick(4, 32, 64),
-                time: run.pick(16, 64, 256),
-                measured: run.pick(2, 16, 32),
-                figure: Figure::Accuracy,
-            },
-            vocabulary: run.pick(40, 128, 8192),
-            pairs: run.pick(2, 8, 16),
-            width: run.pick(8, 64, 128),
-        })
+        Ok(Learning { text: Characters::read(run)?, recall: Recall::new(run) })
     }
 
     fn model(&self, arm: &str) -> ModelConfig {
@@ -104,48 +82,12 @@ impl Learning {
             tune_on: TuneOn::FirstSeed,
         };
         sweep(run, plan, |arm, rate, seed| {
-            self.recall.trial(run, &self.recall_model(arm), &self.pairs(seed)?, rate, seed)
+            let bank = || MixerConfig::GatedAssociative(GatedAssociativeConfig::new(self.recall.width, 3));
+            let mixers = match arm {
+                ATTENTION => [self.recall.convolution(), self.recall.attention(None)],
+                _ => [bank(), bank()],
+            };
+            self.recall.trial(run, mixers, rate, seed)
         })
-    }
-
-    fn pairs(&self, seed: u64) -> Result<GeneratedTask, Error> {
-        let of = |batches: u64| {
-            let examples = batches * self.recall.batch as u64;
-            let config = MqarConfig::new(self.vocabulary, self.recall.time, self.pairs, examples);
-            vec![GeneratorConfig::Mqar(MqarConfig { random_non_queries: false, ..config })]
-        };
-        GeneratedTask::new(GeneratedData {
-            train_configs: of(self.recall.steps),
-            validation_configs: of(self.recall.measured as u64),
-            test_configs: of(self.recall.measured as u64),
-            seed,
-        })
-        .map_err(Error::experiment)
-    }
-
-    fn recall_model(&self, arm: &str) -> ModelConfig {
-        let bank = || MixerConfig::GatedAssociative(GatedAssociativeConfig::new(self.width, 3));
-        let mixers = match arm {
-            ATTENTION => [
-                MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }),
-                MixerConfig::Attention(AttentionConfig {
-                    rope: Some(RopeConfig::default()),
-                    ..AttentionConfig::new(1, 1, self.width)
-                }),
-            ],
-            _ => [bank(), bank()],
-        };
-        ModelConfig {
-            vocab_size: self.vocabulary,
-            d_model: self.width,
-            max_context: self.recall.time,
-            layers: mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
-            norm_eps: 1e-5,
-            tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-        }
     }
 }
