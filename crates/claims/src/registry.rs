@@ -8,6 +8,7 @@ use crate::{
     gated_attention::GatedAttention,
     gated_linear_attention::GatedLinearAttention,
     int_vs_fp::IntVersusFp,
+    sambay::SambaY,
     selectivity::SelectivBench,
     systems::{System, systems},
     zoology::Zoology,
@@ -15,6 +16,7 @@ use crate::{
 
 /// Every claim, by rising number. A new claim is one file and one line here.
 static CLAIMS: &[&dyn Claim] = &[
+    &SambaY,
     &GatedAttention,
     &BlockQuantization,
     &Zoology,
