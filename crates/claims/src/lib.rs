@@ -40,6 +40,7 @@ pub mod report;
 pub mod reproduce;
 pub mod results;
 pub mod run;
+mod sambay;
 mod selectivity;
 pub mod sweep;
 pub mod systems;

@@ -10,6 +10,7 @@ use crate::{
     gated_linear_attention::GatedLinearAttention,
     int_vs_fp::IntVersusFp,
     lfm2::Lfm2,
+    sambay::SambaY,
     selectivity::SelectivBench,
     systems::{System, systems},
     zoology::Zoology,
@@ -17,6 +18,7 @@ use crate::{
 
 /// Every claim, by rising number. A new claim is one file and one line here.
 static CLAIMS: &[&dyn Claim] = &[
+    &SambaY,
     &GatedAttention,
     &BlockQuantization,
     &Zoology,

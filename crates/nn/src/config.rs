@@ -6,6 +6,7 @@ use crate::channels::moe::MoeConfig;
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gated_associative::GatedAssociativeConfig;
+use crate::mixers::gated_memory_unit::GatedMemoryUnitConfig;
 use crate::mixers::gla::GlaConfig;
 use crate::mixers::hgrn2::Hgrn2Config;
 use crate::mixers::linear_attention::LinearAttentionConfig;
@@ -19,6 +20,7 @@ use crate::mixers::rwkv5::Rwkv5Config;
 use crate::mixers::rwkv6::Rwkv6Config;
 use crate::mixers::rwkv7::Rwkv7Config;
 use crate::mixers::short_conv::ShortConvConfig;
+use crate::sources;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,6 +109,8 @@ pub enum MixerConfig {
     ShortConv(ShortConvConfig),
     /// A convolution and a look-up in learned patterns.
     GatedAssociative(GatedAssociativeConfig),
+    /// A gate on the memory of an earlier layer.
+    GatedMemoryUnit(GatedMemoryUnitConfig),
     /// Mamba: the selective scan.
     Mamba(MambaConfig),
     /// RWKV-4's time mix.
@@ -255,6 +259,6 @@ impl ModelConfig {
             layer.mixer.check(&key)?;
             layer.channel.check(&format!("layers.{i}.channel"))?;
         }
-        Ok(())
+        sources::check(&self.layers)
     }
 }

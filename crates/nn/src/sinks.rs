@@ -23,7 +23,7 @@ pub struct SinkProbe {
 /// What a probe saw in a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sinks {
-    /// Of each attention layer.
+    /// Of each attention layer that is not differential.
     pub layers: Vec<LayerSinks>,
     /// Largest magnitude of the hidden state after each block.
     pub largest_hidden: Vec<f64>,
@@ -48,6 +48,10 @@ impl SinkProbe {
             .iter()
             .map(|layer| {
                 let MixerConfig::Attention(attention) = &layer.mixer else { return None };
+                // The difference of two maps has no one share of the first token.
+                if attention.differential.is_some() {
+                    return None;
+                }
                 layers.push((attention.kernel(Compute::F32), 0));
                 let sigmoid = attention.gate.is_some_and(|gate| gate.activation == GateActivation::Sigmoid);
                 Some((layers.len() - 1, sigmoid))

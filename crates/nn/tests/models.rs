@@ -9,11 +9,11 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
-    GatedAssociativeConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound,
-    Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, MoeConfig, NormKind, Paths, RetentionConfig,
-    RopeConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, Scores, Sequences,
-    SharedExpert, ShortConvConfig, TokenMix, WeightTypes,
+    AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, DifferentialConfig,
+    FeatureMap, GateConfig, GatedAssociativeConfig, GatedMemoryUnitConfig, GlaConfig, GlaForm, Hgrn2Config,
+    LayerConfig, LinearAttentionConfig, LowerBound, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig,
+    MoeConfig, NormKind, Paths, RetentionConfig, RopeConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
+    RwkvChannelMixConfig, SambaYConfig, Scores, Sequences, SharedExpert, ShortConvConfig, TokenMix, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -35,6 +35,15 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ..attention()
     };
     let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
+    let differential = AttentionConfig { differential: Some(DifferentialConfig::new(2)), ..attention() };
+    let grouped = AttentionConfig {
+        gate: Some(GateConfig::default()),
+        window: Some(3),
+        qkv_bias: true,
+        ..AttentionConfig { differential: Some(DifferentialConfig::new(0)), ..AttentionConfig::new(8, 4, 6) }
+    };
+    let all_share = AttentionConfig { rope: None, ..AttentionConfig::new(6, 2, 4) };
+    let all_share = AttentionConfig { differential: Some(DifferentialConfig::new(5)), ..all_share };
     let gla = |form| GlaConfig { form, gate_low_rank: 4, gate_logit_normalizer: 2.0, ..GlaConfig::new(2, 6, 10) };
     let delta = |gate, form| DeltaNetConfig { gate, form, ..DeltaNetConfig::new(2, 6, 10) };
     let grouped = DeltaNetConfig { key_heads: Some(1), allow_neg_eigval: true, ..delta(DeltaGate::Head, None) };
@@ -51,6 +60,9 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("attention", MixerConfig::Attention(attention())),
         ("gated attention", MixerConfig::Attention(gated)),
         ("windowed attention", MixerConfig::Attention(windowed)),
+        ("differential attention", MixerConfig::Attention(differential)),
+        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(grouped)),
+        ("differential attention, one pair of keys", MixerConfig::Attention(all_share)),
         ("gla, chosen form", MixerConfig::Gla(gla(None))),
         ("gla, chunked", MixerConfig::Gla(gla(Some(GlaForm::Chunked)))),
         ("gla, parallel", MixerConfig::Gla(gla(Some(GlaForm::Parallel)))),
@@ -177,7 +189,37 @@ fn models() -> Vec<(&'static str, ModelConfig)> {
         let channel = ChannelConfig::Moe(moe);
         (name, model(MixerConfig::Attention(attention()), channel))
     });
-    mixers.chain(experts).chain([("rwkv 7, stacked", stacked_rwkv7())]).collect()
+    mixers.chain(experts).chain([("rwkv 7, stacked", stacked_rwkv7())]).chain(cross_decoders()).collect()
+}
+
+/// Stacks whose upper half reads memory, keys and values of layers below.
+fn cross_decoders() -> Vec<(&'static str, ModelConfig)> {
+    let plan = SambaYConfig {
+        layers: 8,
+        mamba: MambaConfig { state_size: 5, ..MambaConfig::new(16) },
+        attention: AttentionConfig { rope: None, ..AttentionConfig::new(4, 2, 4) },
+        window: 3,
+        full_window: None,
+        differential: false,
+        yoco: false,
+        channel: ChannelConfig::Glu { hidden: 10, activation: Default::default(), bias: false },
+    };
+    let stack = |plan: SambaYConfig| ModelConfig {
+        layers: plan.layers().expect("a plan"),
+        ..model(MixerConfig::Attention(attention()), ChannelConfig::None)
+    };
+    let differential = stack(SambaYConfig { differential: true, ..plan.clone() });
+    let windowed = stack(SambaYConfig { full_window: Some(4), attention: attention(), ..plan.clone() });
+    let mut of_heads = stack(plan.clone());
+    let unit = GatedMemoryUnitConfig { norm_groups: Some(4), ..GatedMemoryUnitConfig::new(3, 16) };
+    of_heads.layers[6].mixer = MixerConfig::GatedMemoryUnit(unit);
+    vec![
+        ("sambay, differential, layer norms", ModelConfig { norm: NormKind::Layer, ..differential }),
+        ("samba and yoco", stack(SambaYConfig { yoco: true, ..plan.clone() })),
+        ("sambay, windows and rope everywhere", windowed),
+        ("sambay, memory of heads, normalized", of_heads),
+        ("sambay", stack(plan)),
+    ]
 }
 
 fn stacked_rwkv7() -> ModelConfig {

@@ -3,7 +3,7 @@
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
+    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig, FeatureMap, GateConfig,
     GatedAssociativeConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig,
     MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
@@ -12,10 +12,11 @@ use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 16] = [
+pub const MIXERS: [&str; 17] = [
     "attention",
     "gated_attention",
     "windowed_attention",
+    "differential_attention",
     "gla",
     "linear_attention",
     "based",
@@ -97,7 +98,13 @@ impl Frame {
             0 => ChannelConfig::None,
             hidden => ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false },
         };
-        let layer = |i: usize| LayerConfig { mixer: mixers[i % mixers.len()].clone(), channel: channel.clone() };
+        let layer = |i: usize| {
+            let mut mixer = mixers[i % mixers.len()].clone();
+            if let MixerConfig::Attention(AttentionConfig { differential: Some(differential), .. }) = &mut mixer {
+                differential.depth = i;
+            }
+            LayerConfig { mixer, channel: channel.clone() }
+        };
         ModelConfig {
             vocab_size: self.vocabulary,
             d_model: self.width,
@@ -125,6 +132,13 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "attention" => MixerConfig::Attention(attention()),
         "gated_attention" => {
             MixerConfig::Attention(AttentionConfig { gate: Some(GateConfig::default()), ..attention() })
+        }
+        // Pairs of heads, half as wide.
+        "differential_attention" => {
+            let differential = Some(DifferentialConfig::new(0));
+            let rope = Some(RopeConfig::default());
+            let attention = AttentionConfig::new(2 * heads, 2 * heads, head / 2);
+            MixerConfig::Attention(AttentionConfig { differential, rope, ..attention })
         }
         "windowed_attention" => MixerConfig::Attention(AttentionConfig { window: Some(WINDOW), ..attention() }),
         "gla" => MixerConfig::Gla(gla()),

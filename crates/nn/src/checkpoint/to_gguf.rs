@@ -236,6 +236,8 @@ fn alike(config: &ModelConfig) -> Option<Shared<'_>> {
         && !config.embedding_norm
         && config.logit_softcap.is_none()
         && a.gate.is_none()
+        && a.differential.is_none()
+        && a.kv_source.is_none()
         && a.softcap.is_none()
         && a.scale.is_none()
         && rope.rotary_dim.is_none()

@@ -78,6 +78,7 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::Attention(_)
         | MixerConfig::ShortConv(_)
         | MixerConfig::GatedAssociative(_)
+        | MixerConfig::GatedMemoryUnit(_)
         | MixerConfig::Mamba(_)
         | MixerConfig::Rwkv4(_)
         | MixerConfig::Rwkv5(_)
