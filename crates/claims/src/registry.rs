@@ -6,6 +6,7 @@ use crate::{
     flashattention::FlashAttention,
     fp8_vs_int8::Fp8VersusInt8,
     gated_attention::GatedAttention,
+    gated_kalmanet::GatedKalmanet,
     gated_linear_attention::GatedLinearAttention,
     int_vs_fp::IntVersusFp,
     selectivity::SelectivBench,
@@ -21,6 +22,7 @@ static CLAIMS: &[&dyn Claim] = &[
     &FlashAttention,
     &GatedLinearAttention,
     &Fp8VersusInt8,
+    &GatedKalmanet,
     &IntVersusFp,
     &SelectivBench,
 ];

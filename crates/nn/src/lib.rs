@@ -25,6 +25,7 @@ pub use mixers::decay::DecayForm;
 pub use mixers::delta_net::{DeltaForm, DeltaGate, DeltaNetConfig};
 pub use mixers::gate_layout::{GateLayout, GatedRows};
 pub use mixers::gated_associative::GatedAssociativeConfig;
+pub use mixers::gated_kalmanet::{GatedKalmanetConfig, RidgeForm};
 pub use mixers::gla::{GlaConfig, GlaForm};
 pub use mixers::hgrn2::{Hgrn2Config, LowerBound};
 pub use mixers::linear_attention::{FeatureMap, LinearAttentionConfig};

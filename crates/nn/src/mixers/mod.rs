@@ -5,6 +5,7 @@ pub mod decay;
 pub mod delta_net;
 pub mod gate_layout;
 pub mod gated_associative;
+pub mod gated_kalmanet;
 pub mod gla;
 pub mod hgrn2;
 pub mod linear_attention;
