@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 31] = [
+pub const MODELS: [&str; 32] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -44,6 +44,7 @@ pub const MODELS: [&str; 31] = [
     "qwen3_next",
     "qwen3_next_apart",
     "infinite_vl",
+    "hybrid_qwen3",
 ];
 
 fn shape(sizes: &Value) -> Vec<usize> {
