@@ -24,6 +24,7 @@ mod flashattention;
 mod fp8_vs_int8;
 mod gated_associative;
 mod gated_attention;
+mod gated_kalmanet;
 mod gated_linear_attention;
 mod int_vs_fp;
 mod largest;

@@ -31,6 +31,7 @@ pub mod normalizer;
 mod pool;
 mod real;
 pub mod recurrence;
+pub mod ridge;
 pub mod rope;
 mod rows;
 mod scratch;

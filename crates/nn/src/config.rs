@@ -6,6 +6,7 @@ use crate::channels::moe::MoeConfig;
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gated_associative::GatedAssociativeConfig;
+use crate::mixers::gated_kalmanet::GatedKalmanetConfig;
 use crate::mixers::gated_memory_unit::GatedMemoryUnitConfig;
 use crate::mixers::gla::GlaConfig;
 use crate::mixers::hgrn2::Hgrn2Config;
@@ -95,6 +96,8 @@ pub enum MixerConfig {
     Gla(GlaConfig),
     /// The gated delta rule: DeltaNet, Gated DeltaNet, or with gates by channel.
     DeltaNet(DeltaNetConfig),
+    /// Gated KalmaNet: read through a ridge regression at every token.
+    GatedKalmanet(GatedKalmanetConfig),
     /// Linear attention with a feature map, and divided by the sum of keys or not.
     LinearAttention(LinearAttentionConfig),
     /// Retention: a fixed decay a head.

@@ -28,6 +28,7 @@ pub use mixers::delta_net::{DeltaForm, DeltaGate, DeltaNetConfig};
 pub use mixers::differential::DifferentialConfig;
 pub use mixers::gate_layout::{GateLayout, GatedRows};
 pub use mixers::gated_associative::{GatedAssociativeConfig, Paths};
+pub use mixers::gated_kalmanet::{GatedKalmanetConfig, RidgeForm};
 pub use mixers::gated_memory_unit::GatedMemoryUnitConfig;
 pub use mixers::gla::{GlaConfig, GlaForm};
 pub use mixers::hgrn2::{Hgrn2Config, LowerBound};

@@ -22,6 +22,7 @@ impl MixerConfig {
             MixerConfig::Attention(m) => m,
             MixerConfig::Gla(m) => m,
             MixerConfig::DeltaNet(m) => m,
+            MixerConfig::GatedKalmanet(m) => m,
             MixerConfig::LinearAttention(m) => m,
             MixerConfig::Retention(m) => m,
             MixerConfig::Mamba2(m) => m,
@@ -48,6 +49,7 @@ impl MixerConfig {
             MixerConfig::Attention(m) => m.check(key),
             MixerConfig::Gla(m) => m.check(key),
             MixerConfig::DeltaNet(m) => m.check(key),
+            MixerConfig::GatedKalmanet(m) => m.check(key),
             MixerConfig::LinearAttention(m) => m.check(key),
             MixerConfig::Retention(m) => m.check(key),
             MixerConfig::Mamba2(m) => m.check(key),
@@ -74,6 +76,7 @@ impl MixerConfig {
             | MixerConfig::LinearAttention(_)
             | MixerConfig::Retention(_)
             | MixerConfig::Hgrn2(_) => "attn",
+            MixerConfig::GatedKalmanet(_) => "gka",
             MixerConfig::Mamba2(_) => "mixer",
             MixerConfig::Mlstm(_) => "mlstm",
             MixerConfig::ShortConv(_) => "conv",

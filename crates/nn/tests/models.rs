@@ -10,10 +10,11 @@ use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
     AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, DifferentialConfig,
-    FeatureMap, GateConfig, GatedAssociativeConfig, GatedMemoryUnitConfig, GlaConfig, GlaForm, Hgrn2Config,
-    LayerConfig, LinearAttentionConfig, LowerBound, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig,
-    MoeConfig, NormKind, Paths, RetentionConfig, RopeConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
-    RwkvChannelMixConfig, SambaYConfig, Scores, Sequences, SharedExpert, ShortConvConfig, TokenMix, WeightTypes,
+    FeatureMap, GateConfig, GatedAssociativeConfig, GatedKalmanetConfig, GatedMemoryUnitConfig, GlaConfig, GlaForm,
+    Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig,
+    ModelConfig, MoeConfig, NormKind, Paths, RetentionConfig, RidgeForm, RopeConfig, Rwkv4Config, Rwkv5Config,
+    Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, SambaYConfig, Scores, Sequences, SharedExpert, ShortConvConfig,
+    TokenMix, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -36,7 +37,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     };
     let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
     let differential = AttentionConfig { differential: Some(DifferentialConfig::new(2)), ..attention() };
-    let grouped = AttentionConfig {
+    let grouped_differential = AttentionConfig {
         gate: Some(GateConfig::default()),
         window: Some(3),
         qkv_bias: true,
@@ -49,6 +50,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     let grouped = DeltaNetConfig { key_heads: Some(1), allow_neg_eigval: true, ..delta(DeltaGate::Head, None) };
     let (chunked, recurrent) = (Some(DeltaForm::Chunked), Some(DeltaForm::Recurrent));
     let mut all = decaying();
+    all.extend(kalmanets());
     all.extend([
         ("gated delta net, chosen form", MixerConfig::DeltaNet(delta(DeltaGate::Head, None))),
         ("gated delta net, chunked", MixerConfig::DeltaNet(delta(DeltaGate::Head, chunked))),
@@ -61,7 +63,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gated attention", MixerConfig::Attention(gated)),
         ("windowed attention", MixerConfig::Attention(windowed)),
         ("differential attention", MixerConfig::Attention(differential)),
-        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(grouped)),
+        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(grouped_differential)),
         ("differential attention, one pair of keys", MixerConfig::Attention(all_share)),
         ("gla, chosen form", MixerConfig::Gla(gla(None))),
         ("gla, chunked", MixerConfig::Gla(gla(Some(GlaForm::Chunked)))),
@@ -107,6 +109,40 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
     ]);
     all
+}
+
+/// Gated KalmaNet with each of its parts on and off, solved until gradients are those of the exact solution.
+fn kalmanets() -> Vec<(&'static str, MixerConfig)> {
+    let full = GatedKalmanetConfig { num_iter: 140, ..GatedKalmanetConfig::new(2, 6) };
+    let bare = GatedKalmanetConfig {
+        use_alpha_connection: false,
+        use_beta_gate: false,
+        use_forgetting_gate: false,
+        use_forgetting_gate_kk: false,
+        gla_rescale: false,
+        use_gate: false,
+        use_v_conv: false,
+        conv_size: 3,
+        ..full.clone()
+    };
+    let all = [
+        ("gated kalmanet, chosen form", full.clone()),
+        ("gated kalmanet, chunked", GatedKalmanetConfig { form: Some(RidgeForm::Chunked), ..full.clone() }),
+        ("gated kalmanet, recurrent", GatedKalmanetConfig { form: Some(RidgeForm::Recurrent), ..full.clone() }),
+        (
+            "gated kalmanet, shared keys, H kept",
+            GatedKalmanetConfig {
+                kv_heads: Some(1),
+                use_forgetting_gate_kk: false,
+                ridge_strength: 0.5,
+                ..full.clone()
+            },
+        ),
+        ("gated kalmanet, U kept", GatedKalmanetConfig { use_forgetting_gate: false, ..full.clone() }),
+        ("gated kalmanet, nothing solved", GatedKalmanetConfig { num_iter: 0, ..full }),
+        ("gated kalmanet, bare", bare),
+    ];
+    all.map(|(name, config)| (name, MixerConfig::GatedKalmanet(config))).to_vec()
 }
 
 /// Memories without or with decay by head, and HGRN2's by channel, in each form.
@@ -367,6 +403,11 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
 fn wrong_sizes_of_linear_memories_are_refused_by_key() {
     let linear = LinearAttentionConfig::new(2, 6, 10);
     let refused = |mixer: MixerConfig| mixer.check("layers.0.mixer").expect_err("refused").to_string();
+    let kalmanet = |change: &dyn Fn(&mut GatedKalmanetConfig)| {
+        let mut config = GatedKalmanetConfig::new(4, 6);
+        change(&mut config);
+        MixerConfig::GatedKalmanet(config)
+    };
     let cases = [
         (MixerConfig::LinearAttention(LinearAttentionConfig { normalize: true, ..linear.clone() }), "normalize"),
         (MixerConfig::LinearAttention(LinearAttentionConfig { key_width: 0, ..linear.clone() }), "key_width"),
@@ -399,6 +440,14 @@ fn wrong_sizes_of_linear_memories_are_refused_by_key() {
         ),
         (MixerConfig::Mlstm(MlstmConfig { gate_soft_cap: Some(0.0), ..MlstmConfig::new(2, 6, 10) }), "gate_soft_cap"),
         (MixerConfig::Mlstm(MlstmConfig::new(usize::MAX, 6, 10)), "heads"),
+        (kalmanet(&|c| c.ridge_strength = 0.0), "ridge_strength"),
+        (kalmanet(&|c| c.ridge_strength = f64::NAN), "ridge_strength"),
+        (kalmanet(&|c| c.num_iter = 1 << 40), "num_iter"),
+        (kalmanet(&|c| c.conv_size = 1), "conv_size"),
+        (kalmanet(&|c| c.chunk_size = 24), "chunk_size"),
+        (kalmanet(&|c| c.head_dim = 4096), "head_dim"),
+        (kalmanet(&|c| c.kv_heads = Some(3)), "heads"),
+        (kalmanet(&|c| c.norm_eps = -1.0), "norm_eps"),
     ];
     for (mixer, key) in cases {
         let error = refused(mixer);

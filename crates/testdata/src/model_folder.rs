@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 32] = [
+pub const MODELS: [&str; 33] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -45,6 +45,7 @@ pub const MODELS: [&str; 32] = [
     "qwen3_next_apart",
     "infinite_vl",
     "phi4flash",
+    "hybrid_qwen3",
 ];
 
 fn shape(sizes: &Value) -> Vec<usize> {

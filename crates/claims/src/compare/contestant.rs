@@ -4,15 +4,16 @@ use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
     Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig, FeatureMap, GateConfig,
-    GatedAssociativeConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig,
-    MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig,
+    Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig,
+    WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 17] = [
+pub const MIXERS: [&str; 18] = [
     "attention",
     "gated_attention",
     "windowed_attention",
@@ -28,6 +29,7 @@ pub const MIXERS: [&str; 17] = [
     "gated_delta_net",
     "negative_delta_net",
     "kda",
+    "gated_kalmanet",
     "gated_associative",
     "short_conv",
 ];
@@ -158,6 +160,8 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "gated_delta_net" => MixerConfig::DeltaNet(delta()),
         "negative_delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { allow_neg_eigval: true, ..delta() }),
         "kda" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::Channel, ..delta() }),
+        // Square states: keys as wide as values.
+        "gated_kalmanet" => MixerConfig::GatedKalmanet(GatedKalmanetConfig::new(heads, head)),
         "gated_associative" => MixerConfig::GatedAssociative(GatedAssociativeConfig::new(width, TAPS)),
         "short_conv" => MixerConfig::ShortConv(ShortConvConfig { taps: TAPS, gated: true }),
         other => {

@@ -21,6 +21,7 @@ pub mod pointwise;
 mod recurrent;
 pub mod repeat_heads;
 pub mod reshape;
+pub mod ridge;
 pub mod rope;
 pub mod route;
 pub mod scan;

@@ -6,6 +6,7 @@ pub mod delta_net;
 pub mod differential;
 pub mod gate_layout;
 pub mod gated_associative;
+pub mod gated_kalmanet;
 pub mod gated_memory_unit;
 pub mod gla;
 pub mod hgrn2;

@@ -6,6 +6,7 @@ mod experts;
 mod flash_linear_attention;
 mod gla;
 mod hgrn2;
+mod hybrid_qwen3;
 mod infinite_vl;
 mod lfm2;
 mod linear_attention;
@@ -34,7 +35,7 @@ use config_json::ConfigJson;
 use llama::Family;
 
 /// The families, as errors name them.
-const KNOWN: &str = "llama, mistral, qwen2, qwen3, qwen3_next, phi4flash, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
+const KNOWN: &str = "llama, mistral, qwen2, qwen3, qwen3_next, phi4flash, hybrid_qwen3, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
                      gated_deltanet, linear_attn, mamba, mamba2, rwkv and memwall";
 
 /// The file that says what the model is.
@@ -105,6 +106,12 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
             let config = checked(phi4flash::config(&json, tensors.len())?)?;
             let mut adapted = adapt(&phi4flash::NAMING);
             phi4flash::adapt(&mut adapted, &config)?;
+            (config, adapted)
+        }
+        (None, "hybrid_qwen3") => {
+            let config = checked(hybrid_qwen3::config(&json, tensors.len())?)?;
+            let mut adapted = adapt(&OWN);
+            hybrid_qwen3::adapt(&mut adapted, &config);
             (config, adapted)
         }
         (None, "infinite_vl" | "infinite_vl_text") => {

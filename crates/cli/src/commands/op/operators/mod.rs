@@ -14,6 +14,7 @@ mod linear_attention;
 mod mlstm;
 mod norm;
 mod pointwise;
+mod ridge;
 mod rope;
 mod rows;
 mod selective_scan;
@@ -31,6 +32,8 @@ pub const ALL: &[&Operator] = &[
     &gla::GLA_STEP,
     &delta::DELTA,
     &delta::DELTA_STEP,
+    &ridge::RIDGE,
+    &ridge::RIDGE_STEP,
     &mlstm::MLSTM_GATES,
     &mlstm::MLSTM_GATES_STEP,
     &linear_attention::TAYLOR,
