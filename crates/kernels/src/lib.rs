@@ -25,6 +25,7 @@ mod laws;
 pub mod limits;
 pub mod linear;
 pub mod map;
+pub mod max_sim;
 pub mod mlstm;
 pub mod norm;
 pub mod normalizer;

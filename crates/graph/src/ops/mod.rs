@@ -14,6 +14,7 @@ pub mod fill;
 pub mod gla;
 pub mod linear;
 pub mod matmul;
+pub mod max_sim;
 pub mod mlstm;
 pub mod norm;
 pub mod normalizer;

@@ -7,6 +7,7 @@ use memwall_graph::ops::delta::{Delta, DeltaStep};
 use memwall_graph::ops::gla::{GateShape, Gla, GlaStep};
 use memwall_graph::ops::mlstm::{MlstmGates, MlstmGatesStep};
 use memwall_graph::ops::normalizer::{AppendOne, Normalize};
+use memwall_graph::ops::ridge::{Ridge, RidgeStep};
 use memwall_graph::ops::selective_scan::{SelectiveScan, SelectiveScanStep};
 use memwall_graph::ops::wkv4::{Wkv4, Wkv4Step};
 use memwall_graph::ops::wkv6::{Wkv6, Wkv6Step};
@@ -15,6 +16,7 @@ use memwall_kernels::attention::Attention as AttentionKernel;
 use memwall_kernels::delta::{Delta as DeltaKernel, Form as DeltaForm, delta_form};
 use memwall_kernels::gemm::Compute;
 use memwall_kernels::gla::{Form as GlaForm, Gla as GlaKernel, gla_form};
+use memwall_kernels::ridge::{Form as RidgeForm, Ridge as RidgeKernel, ridge_form};
 use memwall_kernels::wkv6::{Form as Wkv6Form, Wkv6 as Wkv6Kernel, wkv6_form};
 use memwall_kernels::wkv7::Wkv7 as Wkv7Kernel;
 
@@ -124,6 +126,16 @@ pub const ALL: &[Recurrence] = &[
     delta("delta", |s, form| whole_delta(s, form, GateShape::None), |s, _| delta_step(s, GateShape::None)),
     delta("gated_delta", |s, form| whole_delta(s, form, GateShape::Head), |s, _| delta_step(s, GateShape::Head)),
     delta("kda", |s, form| whole_delta(s, form, GateShape::Channel), |s, _| delta_step(s, GateShape::Channel)),
+    Recurrence {
+        name: "kalmanet",
+        forms: BY_CHUNKS,
+        chosen: |_, tokens| if ridge_form(&[tokens]) == RidgeForm::Chunked { "chunked" } else { "recurrent" },
+        // The start and 30 steps of the solution, H, and the reading of values; the way back solves once more.
+        operations: |t| (2.0 * 31.0 + 3.0 + 5.0) * t * STATE,
+        with_backward: 3.0,
+        build: kalmanet,
+        step: Some(|s, _| kalmanet_step(s)),
+    },
     Recurrence {
         name: "wkv6",
         forms: BY_CHUNKS,
@@ -267,6 +279,28 @@ fn delta_step(s: &mut Sequence, shape: GateShape) -> anyhow::Result<Value> {
     inputs.push(s.offsets);
     inputs.extend(gate(s, shape)?);
     Ok(s.g.push(DeltaStep::new(DeltaKernel::new(HEADS, KEYS, VALUES), shape), &inputs)?[1])
+}
+
+/// Queries, keys, values and gates of one width.
+fn kalmanet_inputs(s: &mut Sequence) -> anyhow::Result<[Value; 4]> {
+    let [q, k, v] = keys_and_values(s, Like::Unit)?;
+    Ok([q, k, v, s.rows("g", &[HEADS], Like::LogGate)?])
+}
+
+fn kalmanet(s: &mut Sequence, form: &str) -> anyhow::Result<Value> {
+    let [q, k, v, g] = kalmanet_inputs(s)?;
+    let solver = if form == "chunked" { RidgeForm::Chunked } else { RidgeForm::Recurrent };
+    let x = s.g.push(Ridge::new(RidgeKernel::new(HEADS, KEYS), true, Some(solver), false), &[q, k, s.offsets, g])?[0];
+    // The values are read by the form of gated linear attention that is chosen.
+    let op = Gla::new(gla_kernel(s, VALUES), GateShape::Head, None, false);
+    Ok(s.g.push(op, &[x, k, v, s.offsets, g])?[0])
+}
+
+fn kalmanet_step(s: &mut Sequence) -> anyhow::Result<Value> {
+    let [h, u] = [s.state("h", &[1, HEADS, KEYS, KEYS])?, s.state("u", &[1, HEADS, KEYS, VALUES])?];
+    let [q, k, v, g] = kalmanet_inputs(s)?;
+    let x = s.g.push(RidgeStep::new(RidgeKernel::new(HEADS, KEYS), true), &[h, q, k, s.offsets, g])?[1];
+    Ok(s.g.push(GlaStep::new(gla_kernel(s, VALUES), GateShape::Head), &[u, x, k, v, s.offsets, g])?[1])
 }
 
 fn wkv6_inputs(s: &mut Sequence) -> anyhow::Result<[Value; 5]> {

@@ -11,6 +11,7 @@ mod gla;
 mod layers;
 mod linear;
 mod linear_attention;
+mod max_sim;
 mod mlstm;
 mod norm;
 mod pointwise;
@@ -60,6 +61,7 @@ pub const ALL: &[&Operator] = &[
     &rope::ROPE,
     &cross_entropy::CROSS_ENTROPY,
     &distillation::DISTILLATION,
+    &max_sim::MAX_SIM,
     &pointwise::ADD,
     &pointwise::SUB,
     &pointwise::MUL,
