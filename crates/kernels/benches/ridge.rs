@@ -45,8 +45,7 @@ impl Sequence {
             x
         };
         let (q, k) = (rows(1.0), rows(0.5));
-        let g: Vec<f32> =
-            uniform(tokens * ridge.heads).into_iter().map(|z| -(-2.0 * z).exp().ln_1p() / 16.0).collect();
+        let g: Vec<f32> = uniform(tokens * ridge.heads).into_iter().map(|z| -(-2.0 * z).exp().ln_1p() / 16.0).collect();
         Sequence {
             ridge,
             cu: [0, tokens as i32],
