@@ -4,6 +4,7 @@ use memwall_kernels::ridge::naive::{chebyshev, conjugate_gradients};
 use memwall_tasks::Philox;
 
 use super::solving::rows;
+use crate::evidence::{Curve, Line, Point};
 use crate::largest::largest;
 
 /// The ridge that does not follow H.
@@ -60,11 +61,15 @@ pub(super) fn one_key(tokens: usize, seed: u64) -> [f64; 2] {
     residuals.map(largest)
 }
 
-/// The geometric mean of residuals over draws of keys in 8 clusters: of conjugate gradients, of Chebyshev's iteration.
-pub(super) fn against_conjugate_gradients(draws: usize, seed: u64) -> [f64; 2] {
+/// Steps at which the iterations are compared.
+pub(super) const STEPS: [usize; 4] = [5, 10, 20, NUM_ITER];
+
+/// The geometric mean of residuals over draws of keys in 8 clusters, at each of [`STEPS`]: of conjugate gradients, of
+/// Chebyshev's iteration.
+pub(super) fn against_conjugate_gradients(draws: usize, seed: u64) -> [[f64; 2]; 4] {
     let (width, clusters) = (64, 8);
     let mut rng = Philox::new(seed, 3);
-    let mut logs = [0.0; 2];
+    let mut logs = [[0.0; 2]; 4];
     for _ in 0..draws {
         let centers: Vec<Vec<f32>> = (0..clusters).map(|_| unit(width, &mut rng)).collect();
         let mut h = vec![0.0; width * width];
@@ -75,11 +80,34 @@ pub(super) fn against_conjugate_gradients(draws: usize, seed: u64) -> [f64; 2] {
         }
         let (norm, q) = (frobenius(&h), unit(width, &mut rng));
         let lambda = SHARE * norm;
-        let found =
-            [conjugate_gradients(&h, lambda, &q, NUM_ITER, bf16), chebyshev(&h, norm, lambda, &q, NUM_ITER, bf16)];
-        logs.iter_mut().zip(found).for_each(|(log, x)| *log += residual(&h, lambda, &x, &q).ln() / draws as f64);
+        for (logs, num_iter) in logs.iter_mut().zip(STEPS) {
+            let found =
+                [conjugate_gradients(&h, lambda, &q, num_iter, bf16), chebyshev(&h, norm, lambda, &q, num_iter, bf16)];
+            logs.iter_mut().zip(found).for_each(|(log, x)| *log += residual(&h, lambda, &x, &q).ln() / draws as f64);
+        }
     }
-    logs.map(f64::exp)
+    logs.map(|logs| logs.map(f64::exp))
+}
+
+/// Residuals over the steps; a seed each in `measured`.
+pub(super) fn curve(measured: &[[[f64; 2]; 4]]) -> Curve {
+    let line = |name: &str, which: usize| Line {
+        name: name.to_owned(),
+        points: (STEPS.iter().enumerate())
+            .map(|(i, &steps)| Point {
+                x: steps as f64,
+                per_seed: measured.iter().map(|of_seed| of_seed[i][which]).collect(),
+            })
+            .collect(),
+    };
+    Curve {
+        what: "residual of the solve in bf16, keys in 8 clusters".to_owned(),
+        x_label: "steps".to_owned(),
+        y_label: "relative residual".to_owned(),
+        log_x: true,
+        log_y: true,
+        lines: vec![line("conjugate gradients", 0), line("Chebyshev", 1)],
+    }
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ fn with_one_key_repeated_the_adaptive_ridge_converges_in_bf16_and_a_fixed_one_do
         }
     }
     eprintln!("worst residual over 4096 tokens: adaptive ridge {:.1e}, fixed {:.1e}", worst[0], worst[1]);
-    assert!(worst[0] < 0.1 && worst[1] >= 10.0 * worst[0]);
+    // A solution 1/a times as large as its right side, each element rounded to 8 bits.
+    assert!(worst[0] < 50.0 / 256.0 && worst[1] >= 10.0 * worst[0]);
 }
 
 #[test]

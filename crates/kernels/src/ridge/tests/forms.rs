@@ -56,8 +56,9 @@ fn every_form_equals_the_definition_in_f64_to_1e_11() {
 }
 
 #[test]
-fn every_form_equals_the_definition_in_f32_to_1e_4() {
-    compare::<f32>(exact(2, 24), 2e-5, 1e-4);
+fn every_form_equals_the_definition_in_f32_as_far_as_its_condition_lets_it() {
+    // x and dq are up to 1/a times as large as what they have along a key, and dk takes that part of both.
+    compare::<f32>(exact(2, 24), 2e-5, 5e-3);
 }
 
 #[test]

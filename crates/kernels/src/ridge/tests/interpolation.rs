@@ -71,10 +71,10 @@ fn the_ridge_reads_back_what_linear_attention_and_the_delta_rule_blur() {
         (128, [0.579, 0.448, 0.691]),
     ];
     for (n, want) in published {
-        let found = recall(n, 4);
+        let found = recall(n, 10);
         eprintln!("{n} pairs: linear, delta, ridge, 30 steps {found:.4?}");
         for (found, want) in found.iter().zip(want) {
-            assert!((found - want).abs() < 0.015, "{n} pairs: {found:.4}, not {want}");
+            assert!((found - want).abs() < 0.02, "{n} pairs: {found:.4}, not {want}");
         }
         assert!((found[3] - found[2]).abs() < 1e-3, "{n} pairs: 30 steps");
         assert!(found[2] > found[0] && found[2] > found[1], "{n} pairs");
