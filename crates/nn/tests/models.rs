@@ -342,7 +342,8 @@ fn state_bytes_are_those_of_the_states_that_the_graph_keeps() -> Result<(), Grap
         config.hidden(&mut g, &types, &seqs)?;
         let kept: usize =
             g.values().filter(|(_, i)| matches!(i.source, Source::State)).map(|(_, i)| i.ty.bytes(&[])).sum();
-        assert!(kept > 0, "{name}");
+        // A bank of patterns looks at no other token.
+        assert_eq!(kept > 0, name != "a bank without its convolution and gate", "{name}");
         assert_eq!(slots * config.state_bytes(context, &seqs), kept, "{name}");
     }
     Ok(())
@@ -391,8 +392,10 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
             fill(&mut e, "rows", &both);
             e.run(&mut memory)?;
             let got = e.output::<f32>("logits");
+            // A solution magnifies what is rounded by its condition number, 51.
+            let tolerance = if name.contains("kalmanet") { 2e-4 } else { 2e-5 };
             for (got, want) in got.iter().zip(&want[part.start * config.vocab_size..]) {
-                assert!((got - want).abs() < 2e-5 * want.abs().max(1.0), "{name}: {got} is not {want}");
+                assert!((got - want).abs() < tolerance * want.abs().max(1.0), "{name}: {got} is not {want}");
             }
         }
     }
