@@ -36,7 +36,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     };
     let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
     let differential = AttentionConfig { differential: Some(DifferentialConfig::new(2)), ..attention() };
-    let grouped = AttentionConfig {
+    let groups_of_pairs = AttentionConfig {
         gate: Some(GateConfig::default()),
         window: Some(3),
         qkv_bias: true,
@@ -61,7 +61,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gated attention", MixerConfig::Attention(gated)),
         ("windowed attention", MixerConfig::Attention(windowed)),
         ("differential attention", MixerConfig::Attention(differential)),
-        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(grouped)),
+        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(groups_of_pairs)),
         ("differential attention, one pair of keys", MixerConfig::Attention(all_share)),
         ("gla, chosen form", MixerConfig::Gla(gla(None))),
         ("gla, chunked", MixerConfig::Gla(gla(Some(GlaForm::Chunked)))),
