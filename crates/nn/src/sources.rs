@@ -3,7 +3,7 @@
 //! YOCO (Sun et al. 2024, arXiv 2405.05254): layers that keep nothing of their own need the rows whose logits are wanted, and
 //! no others. All layers from [`cross_decoder`] on are of that kind.
 
-use crate::config::{ConfigError, LayerConfig, MixerConfig};
+use crate::config::{ConfigError, LayerConfig, MixerConfig, ModelConfig};
 
 impl MixerConfig {
     /// Width of the memory that later layers can read, if it has one.
@@ -13,6 +13,17 @@ impl MixerConfig {
             MixerConfig::Attention(a) => Some(a.heads * a.head_dim),
             _ => None,
         }
+    }
+}
+
+impl ModelConfig {
+    /// Whether a later layer reads what layer `layer` has made, beside the residual stream.
+    pub fn is_read(&self, layer: usize) -> bool {
+        self.layers.iter().any(|other| match &other.mixer {
+            MixerConfig::Attention(a) => a.kv_source == Some(layer),
+            MixerConfig::GatedMemoryUnit(unit) => unit.source == layer,
+            _ => false,
+        })
     }
 }
 

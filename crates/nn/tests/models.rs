@@ -37,7 +37,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     };
     let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
     let differential = AttentionConfig { differential: Some(DifferentialConfig::new(2)), ..attention() };
-    let grouped_differential = AttentionConfig {
+    let groups_of_pairs = AttentionConfig {
         gate: Some(GateConfig::default()),
         window: Some(3),
         qkv_bias: true,
@@ -63,7 +63,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gated attention", MixerConfig::Attention(gated)),
         ("windowed attention", MixerConfig::Attention(windowed)),
         ("differential attention", MixerConfig::Attention(differential)),
-        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(grouped_differential)),
+        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(groups_of_pairs)),
         ("differential attention, one pair of keys", MixerConfig::Attention(all_share)),
         ("gla, chosen form", MixerConfig::Gla(gla(None))),
         ("gla, chunked", MixerConfig::Gla(gla(Some(GlaForm::Chunked)))),

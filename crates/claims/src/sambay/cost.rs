@@ -6,7 +6,9 @@ use std::time::Instant;
 use memwall_cache::KvFormat;
 use memwall_fit::{EngineOptions, is_cache, step_graph};
 use memwall_formats::Dtype;
-use memwall_graph::{Dim, Executor, Graph, Memory, NodeSizes, PlanOptions, Source, Value, fuse, join_products, prune};
+use memwall_graph::{
+    Dim, Executor, Graph, GraphError, Memory, NodeSizes, PlanOptions, Source, Value, fuse, join_products, prune,
+};
 use memwall_kernels::Pool;
 use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 use memwall_train::initialize;
@@ -32,7 +34,7 @@ fn options(run: &Run, context: usize, step: usize) -> EngineOptions {
 
 /// The step graph without the skip: every row goes through every layer.
 fn unskipped(config: &ModelConfig, o: &EngineOptions) -> Result<Graph, Error> {
-    let build = || {
+    let build = || -> Result<Graph, GraphError> {
         let (mut g, types) = (Graph::new(Dtype::F32), WeightTypes::new());
         let (rows, outputs) = (g.run_dim("rows", o.step)?, g.run_dim("outputs", o.outputs)?);
         let seqs = Sequences::slots(&mut g, rows, o.step, o.slots, o.context, o.kv, o.rollback)?;
@@ -42,7 +44,7 @@ fn unskipped(config: &ModelConfig, o: &EngineOptions) -> Result<Graph, Error> {
         g.output("logits", logits);
         Ok(join_products(&fuse(&prune(&g))))
     };
-    build().map_err(|e: memwall_graph::GraphError| Error::experiment(e))
+    build().map_err(Error::experiment)
 }
 
 fn skipping(config: &ModelConfig, o: &EngineOptions) -> Result<Graph, Error> {

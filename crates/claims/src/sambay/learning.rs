@@ -118,12 +118,13 @@ fn with_other_memory(
     let mut sums = [0.0; 2];
     for _ in 0..training.measured {
         let batch = packed(&batches.next_batch().map_err(Error::experiment)?);
-        e.input::<i32>(ids).copy_from_slice(&batch.ids);
-        e.input::<i32>(targets).copy_from_slice(&batch.targets);
-        for (i, to) in e.input::<i32>(cu_seqlens).iter_mut().enumerate() {
-            *to = (i * training.time) as i32;
-        }
         for (sum, shuffles) in sums.iter_mut().zip([false, true]) {
+            // A run may write over its inputs.
+            e.input::<i32>(ids).copy_from_slice(&batch.ids);
+            e.input::<i32>(targets).copy_from_slice(&batch.targets);
+            for (i, to) in e.input::<i32>(cu_seqlens).iter_mut().enumerate() {
+                *to = (i * training.time) as i32;
+            }
             let rows = e.input::<i32>(order);
             rows.iter_mut().enumerate().for_each(|(i, row)| *row = i as i32);
             for sequence in rows.chunks_exact_mut(training.time).filter(|_| shuffles) {
