@@ -3,7 +3,9 @@
 use crate::{
     Claim, Error,
     block_quantization::BlockQuantization,
+    fireq::FireQ,
     flashattention::FlashAttention,
+    fp6::Fp6,
     fp8_vs_int8::Fp8VersusInt8,
     gated_attention::GatedAttention,
     gated_linear_attention::GatedLinearAttention,
@@ -21,7 +23,9 @@ static CLAIMS: &[&dyn Claim] = &[
     &FlashAttention,
     &GatedLinearAttention,
     &Fp8VersusInt8,
+    &Fp6,
     &IntVersusFp,
+    &FireQ,
     &SelectivBench,
 ];
 

@@ -49,10 +49,7 @@ pub const E3M2_VALUES: [f32; 64] = {
 #[inline(always)]
 const fn places(index: usize) -> [(usize, usize); 2] {
     let (pair, half) = (index / 2, index % 2);
-    [
-        (pair / 8 * 4 + 2 * half + pair % 8 / 4, pair % 4 * 2),
-        (pair / 4 * 4 + 2 * half + pair % 4 / 2, pair % 2 * 4),
-    ]
+    [(pair / 8 * 4 + 2 * half + pair % 8 / 4, pair % 4 * 2), (pair / 4 * 4 + 2 * half + pair % 4 / 2, pair % 2 * 4)]
 }
 
 impl Block for BlockFP6 {

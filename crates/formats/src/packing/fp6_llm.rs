@@ -126,12 +126,7 @@ pub fn quantize_fp6_llm(weights: &[f32], rows: usize, cols: usize) -> Result<(Ve
 ///
 /// # Errors
 /// As [`unpack_fp6_llm`]; another number of scales.
-pub fn dequantize_fp6_llm(
-    planes: &[u8],
-    rows: usize,
-    cols: usize,
-    scales: &[f16],
-) -> Result<Vec<f16>, PackingError> {
+pub fn dequantize_fp6_llm(planes: &[u8], rows: usize, cols: usize, scales: &[f16]) -> Result<Vec<f16>, PackingError> {
     expect_len("scales", scales.len(), rows)?;
     let codes = unpack_fp6_llm(planes, rows, cols)?;
     // Rows are whole fours: columns are a multiple of 64.

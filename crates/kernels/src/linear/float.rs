@@ -231,9 +231,12 @@ pub(super) unsafe fn columns<L: Lanes, F: FloatFormat, const R: usize>(
     }
 }
 
-/// Items of a tile before word `k` of it: words, and the scales of parts.
-const fn items<const PART: usize>(k: usize) -> usize {
-    if PART == 0 { k } else { k + k / PART }
+/// Items of a tile before word `k` of it: words, and the scales of parts, if there are any.
+const fn items(part: usize, k: usize) -> usize {
+    match k.checked_div(part) {
+        Some(scales) => k + scales,
+        None => k,
+    }
 }
 
 /// Unpacks words `begin..end` of one vector of rows into vector `v` of a tile `[word][vector]`, each part's scale behind it.
@@ -264,26 +267,17 @@ struct Fill<F> {
     format: PhantomData<F>,
 }
 
-impl<F: FloatFormat> Fill<F> {
-    /// Items of the tile before word `k` of the row.
-    #[inline(always)]
-    fn items(&self, k: usize) -> usize {
-        let k = k - self.begin;
-        if F::PART == 0 { k } else { k + k / F::PART }
-    }
-}
-
 impl<L: Lanes, F: FloatFormat> Sink<L> for Fill<F> {
     #[inline(always)]
     unsafe fn word(&mut self, k: usize, w: L::V) {
         // SAFETY: the maker of this promises the instruction set and the room.
-        unsafe { L::store(w, self.at.add(self.items(k) * VECTORS * L::LANES * 4)) };
+        unsafe { L::store(w, self.at.add(items(F::PART, k - self.begin) * VECTORS * L::LANES * 4)) };
     }
 
     #[inline(always)]
     unsafe fn scale(&mut self, k: usize, d: L::F) {
         // SAFETY: as above; word `k` is behind the scale.
-        unsafe { L::store_f(d, self.at.add((self.items(k) - 1) * VECTORS * L::LANES * 4)) };
+        unsafe { L::store_f(d, self.at.add((items(F::PART, k - self.begin) - 1) * VECTORS * L::LANES * 4)) };
     }
 }
 
@@ -342,7 +336,7 @@ pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const PART: usize, const 
                 if k % STRIDE == 0 {
                     next.ask::<L>(lines);
                 }
-                let at = slice.tile.add(items::<PART>(k) * VECTORS * vector);
+                let at = slice.tile.add(items(PART, k) * VECTORS * vector);
                 let w: [L::V; VECTORS] = [L::load(at), L::load(at.add(vector))];
                 for (r, sum) in sums.iter_mut().enumerate() {
                     let word = *x.add(r * slice.x_stride + k);
@@ -355,7 +349,7 @@ pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const PART: usize, const 
                 acc = sums;
                 continue;
             }
-            let at = slice.tile.add((items::<PART>(begin + PART) - 1) * VECTORS * vector);
+            let at = slice.tile.add((items(PART, begin + PART) - 1) * VECTORS * vector);
             let d = [L::load_f(at), L::load_f(at.add(vector))];
             for (acc, sum) in acc.iter_mut().zip(sums) {
                 for v in 0..VECTORS {

@@ -54,7 +54,9 @@ pub enum Int4Fp8Error {
         need: usize,
     },
     /// Values that E4M3 does not reach.
-    #[error("row {row}, group {group}: the scale {code:#04x} is no number, negative, or so large that a value is beyond 448")]
+    #[error(
+        "row {row}, group {group}: the scale {code:#04x} is no number, negative, or so large that a value is beyond 448"
+    )]
     Scale {
         /// The row.
         row: usize,
@@ -295,7 +297,8 @@ const fn four_bits(x: i32) -> i32 {
     let magnitude = x.unsigned_abs();
     let drop = (32 - magnitude.leading_zeros()).saturating_sub(4);
     let unit = 1u32 << drop;
-    let rounded = if drop == 0 { magnitude } else { (magnitude + unit / 2 - 1 + (magnitude >> drop & 1)) & !(unit - 1) };
+    let rounded =
+        if drop == 0 { magnitude } else { (magnitude + unit / 2 - 1 + (magnitude >> drop & 1)) & !(unit - 1) };
     if x < 0 { -(rounded as i32) } else { rounded as i32 }
 }
 

@@ -82,7 +82,12 @@ pub(super) trait Leaf: Lanes {
         lines: usize,
     );
     /// [`float::rows`] for all rows.
-    unsafe fn float_rows<const PAIRS: bool, const PART: usize>(slice: &float::Slice, m: usize, next: &mut Pieces, lines: usize);
+    unsafe fn float_rows<const PAIRS: bool, const PART: usize>(
+        slice: &float::Slice,
+        m: usize,
+        next: &mut Pieces,
+        lines: usize,
+    );
 }
 
 macro_rules! leaf {

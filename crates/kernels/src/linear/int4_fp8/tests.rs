@@ -34,8 +34,7 @@ fn reference(bytes: &[u8], n: usize, k: usize, exponent: u32, how: Dequantizatio
         let amax = x.iter().fold(0f32, |m, x| m.max(x.abs()));
         let s = bf16::from_f32(amax / 448.0).to_f32();
         let s = if s > 0.0 { s } else { 1.0 };
-        let x: Vec<f32> =
-            x.iter().map(|x| E4M3_FN.decode(E4M3_FN.encode(x / s, Rounding::HalfEven, true))).collect();
+        let x: Vec<f32> = x.iter().map(|x| E4M3_FN.decode(E4M3_FN.encode(x / s, Rounding::HalfEven, true))).collect();
         for (j, w) in w.chunks(k).enumerate() {
             let mut sum = 0f32;
             for (part, (w, x)) in w.chunks(32).zip(x.chunks(32)).enumerate() {
@@ -93,7 +92,7 @@ fn rounded_values_are_those_of_e4m3_for_every_scale_and_code() {
     let scales: Vec<u8> = (1..=0x66).collect();
     for &scale in &scales {
         bytes.push(scale);
-        bytes.extend((0..64u8).map(|i| (2 * i) % 16 | (2 * i + 1) % 16 << 4));
+        bytes.extend((0..64u8).map(|i| ((2 * i) % 16) | (((2 * i + 1) % 16) << 4)));
     }
     let w = Int4Fp8::new(&bytes, scales.len(), 128, 0).expect("a matrix");
     for code in 0..16usize {
