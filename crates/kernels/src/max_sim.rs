@@ -262,7 +262,8 @@ mod tests {
     fn scores_equal_the_definition_and_those_that_do_not_count_never_win() {
         for width in WIDTHS {
             let case = Case::<f64>::new(width);
-            let single = Case::<f32> { q: cast(&case.q), d: cast(&case.d), cu: case.cu.clone(), counts: case.counts.clone() };
+            let single =
+                Case::<f32> { q: cast(&case.q), d: cast(&case.d), cu: case.cu.clone(), counts: case.counts.clone() };
             let expected = brute(&case);
             assert_eq!(expected[1], f64::NEG_INFINITY, "a document without tokens");
             let ((scores, winners), (singles, _)) = (case.scores(), single.scores());

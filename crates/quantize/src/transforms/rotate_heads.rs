@@ -52,5 +52,7 @@ impl Transform for RotateHeads {
 fn commutes(a: &AttentionConfig) -> bool {
     // Values of its own, and no norm of pairs of heads behind them.
     let own = a.kv_source.is_none() && a.differential.is_none();
-    own && a.gate.is_none_or(|gate| gate.operation == GateOperation::Multiply && gate.granularity == Granularity::Headwise)
+    own && a
+        .gate
+        .is_none_or(|gate| gate.operation == GateOperation::Multiply && gate.granularity == Granularity::Headwise)
 }
