@@ -33,16 +33,15 @@ pub enum Dtype {
     NVFP4,
     Q1_0,
     Q2_0,
-    FP6,
 }
 
 impl Dtype {
     /// Every type, in the order of declaration.
-    pub const ALL: [Dtype; 24] = {
+    pub const ALL: [Dtype; 23] = {
         use Dtype::*;
         [
             F32, F64, F16, BF16, I32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
-            TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0, FP6,
+            TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0,
         ]
     };
 
@@ -52,7 +51,7 @@ impl Dtype {
         match self {
             F32 | F64 | F16 | BF16 | I32 => 1,
             Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL | MXFP4 => 32,
-            NVFP4 | Q2_0 | FP6 => 64,
+            NVFP4 | Q2_0 => 64,
             Q1_0 => 128,
             Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_XS | TQ1_0 | TQ2_0 => 256,
         }
@@ -72,7 +71,6 @@ impl Dtype {
             Q5_1 => 24,
             Q8_0 => 34,
             NVFP4 => 36,
-            FP6 => 50,
             TQ1_0 => 54,
             TQ2_0 => 66,
             Q2_K => 84,
@@ -126,7 +124,6 @@ impl Dtype {
             NVFP4 => "NVFP4",
             Q1_0 => "Q1_0",
             Q2_0 => "Q2_0",
-            FP6 => "FP6",
         }
     }
 

@@ -1,6 +1,6 @@
 //! The Gated Memory Unit (Ren et al. 2025, arXiv 2507.06607): reads again what an earlier layer has read from its memory.
 //!
-//! y_t = W_2 (m_t ⊙ silu(W_1 x_t)), with m_t [W] what layer `source` made of the same token before its own output gate: the
+//! y_t = W_2 (m_t ⊙ silu(W_1 x_t)), with m_t `[W]` what layer `source` made of the same token before its own output gate: the
 //! scan of Mamba, or the heads of attention. Nothing is kept. With a norm: y_t = W_2 RMSNorm(m_t ⊙ silu(W_1 x_t)), by groups
 //! of channels.
 
