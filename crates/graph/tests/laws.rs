@@ -222,6 +222,29 @@ fn gradients_of_the_gated_delta_rule_equal_differences_in_both_forms() -> Result
 }
 
 #[test]
+fn gradients_of_the_generalized_delta_rule_equal_differences_in_both_forms() -> Result<(), GraphError> {
+    use memwall_graph::ops::wkv7::Wkv7;
+    use memwall_kernels::wkv7::{Form, Wkv7 as Kernel};
+    let kernel = Kernel { chunk: 16, ..Kernel::new(2, 4, 3) };
+    for form in [Some(Form::Recurrent), Some(Form::Chunked), None] {
+        let mut g = Graph::new(Dtype::F64);
+        let mut by_key = |name: &str| g.weight(name, [20, 2, 4], Dtype::F64);
+        let [r, k, a, b, z] = [by_key("r")?, by_key("k")?, by_key("a")?, by_key("b")?, by_key("g")?];
+        let v = g.weight("v", [20, 2, 3], Dtype::F64)?;
+        let log_decay = ops::unary(&mut g, Unary::LogSigmoid, z)?;
+        let cu = g.input("cu", [3], Dtype::I32)?;
+        let o = g.push(Wkv7::new(kernel, form), &[r, k, v, a, b, log_decay, cu])?[0];
+        let square = ops::unary(&mut g, Unary::Square, o)?;
+        let loss = g.push1(ops::sum::SumRows::new(Shape::from([1])), &[square])?;
+        let mut check = GradientCheck::new(g, loss);
+        check.integers = vec![("cu".into(), vec![0, 17, 20])];
+        let worst = check.worst(20)?;
+        assert!(worst < 1e-6, "{form:?}: {worst:e}");
+    }
+    Ok(())
+}
+
+#[test]
 fn gradients_of_a_scan_equal_differences_however_many_carries_are_kept() -> Result<(), GraphError> {
     for every in [1, 2, 3, 7, 0] {
         let (g, loss) = gru_scan(Dtype::F64, every)?;

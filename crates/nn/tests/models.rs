@@ -95,10 +95,9 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("rwkv 6, chosen form", MixerConfig::Rwkv6(rwkv6(None))),
         ("rwkv 6, chunked", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Chunked)))),
         ("rwkv 6, parallel", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Parallel)))),
-        (
-            "rwkv 7",
-            MixerConfig::Rwkv7(Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) }),
-        ),
+        ("rwkv 7, chosen form", MixerConfig::Rwkv7(rwkv7(None))),
+        ("rwkv 7, chunked", MixerConfig::Rwkv7(rwkv7(chunked))),
+        ("rwkv 7, recurrent", MixerConfig::Rwkv7(rwkv7(recurrent))),
         ("rwkv channel mix", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false))),
         ("rwkv channel mix, gated", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Current, true))),
         ("mamba", MixerConfig::Mamba(MambaConfig { state_size: 5, ..MambaConfig::new(16) })),
@@ -258,8 +257,12 @@ fn cross_decoders() -> Vec<(&'static str, ModelConfig)> {
     ]
 }
 
+fn rwkv7(form: Option<DeltaForm>) -> Rwkv7Config {
+    Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, form, ..Rwkv7Config::new(2, 8) }
+}
+
 fn stacked_rwkv7() -> ModelConfig {
-    let first = Rwkv7Config { decay_rank: 3, rate_rank: 4, gate_rank: 5, ..Rwkv7Config::new(2, 8) };
+    let first = rwkv7(None);
     let second = Rwkv7Config { value_rank: Some(2), ..first.clone() };
     let mix = MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false));
     let layers = [MixerConfig::Rwkv7(first), mix.clone(), MixerConfig::Rwkv7(second), mix];

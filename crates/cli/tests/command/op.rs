@@ -131,12 +131,13 @@ fn the_gated_delta_rule_and_its_gradients_equal_those_of_pytorch_in_every_form()
 
 #[test]
 fn recurrences_of_rwkv_and_mamba_and_their_gradients_equal_those_of_pytorch() {
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 7] = [
         ("wkv4", &[]),
         ("wkv6", &["--form", "recurrent"]),
         ("wkv6", &["--form", "chunked", "--chunk", "16"]),
         ("wkv6", &["--form", "parallel"]),
-        ("wkv7", &[]),
+        ("wkv7", &["--form", "recurrent"]),
+        ("wkv7", &["--form", "chunked", "--chunk", "16"]),
         ("selective_scan", &[]),
     ];
     for (name, options) in cases {

@@ -2,7 +2,8 @@
 
 use memwall_kernels::Real;
 use memwall_kernels::wkv7::{
-    Wkv7 as Kernel, Wkv7Gradients, Wkv7Inputs, wkv7_backward, wkv7_backward_scratch, wkv7_forward, wkv7_step,
+    Form, Wkv7 as Kernel, Wkv7Gradients, Wkv7Inputs, wkv7_backward, wkv7_backward_scratch, wkv7_form, wkv7_forward,
+    wkv7_scratch, wkv7_step,
 };
 
 use super::{check_rows, check_slots, recurrent};
@@ -38,12 +39,25 @@ fn inputs<'a, T: Real>(io: &Io<'a>, first: usize, cu_seqlens: &'a [i32]) -> Wkv7
 #[derive(Clone, Debug)]
 pub struct Wkv7 {
     kernel: Kernel,
+    /// A fixed form; the automatic choice if none.
+    form: Option<Form>,
 }
 
 impl Wkv7 {
     /// The recurrence with those heads and widths.
-    pub fn new(kernel: Kernel) -> Wkv7 {
-        Wkv7 { kernel }
+    pub fn new(kernel: Kernel, form: Option<Form>) -> Wkv7 {
+        Wkv7 { kernel, form }
+    }
+
+    fn form(&self, cu: &[i32]) -> Form {
+        self.form.unwrap_or_else(|| {
+            let longest = cu.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+            wkv7_form(&self.kernel, &[longest])
+        })
+    }
+
+    fn forms(&self) -> Vec<Form> {
+        self.form.map_or_else(|| vec![Form::Recurrent, Form::Chunked], |form| vec![form])
     }
 }
 
@@ -66,7 +80,8 @@ impl Op for Wkv7 {
         fn go<T: Real>(op: &Wkv7, io: &Io<'_>) -> Result<(), String> {
             let x = inputs::<T>(io, 0, io.input(6));
             op.kernel.check_shapes(&x).map_err(|e| e.to_string())?;
-            wkv7_forward(io.pool(), &op.kernel, &x, io.output(0), io.output(1));
+            let form = op.form(x.cu_seqlens);
+            wkv7_forward(io.pool(), &op.kernel, form, &x, io.output(0), io.output(1), io.scratch());
             Ok(())
         }
         real!(io.out_dtype(0), T => go::<T>(self, io))
@@ -77,7 +92,7 @@ impl Op for Wkv7 {
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
-        recurrent::backward(g, node, "wkv7", Wkv7Backward { kernel: self.kernel })
+        recurrent::backward(g, node, "wkv7", Wkv7Backward { forward: self.clone() })
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
@@ -87,12 +102,18 @@ impl Op for Wkv7 {
     fn rows(&self) -> Rows {
         Rows::Sequence
     }
+
+    fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
+        let longest = sizes.inputs[0].1.axis(0);
+        let bytes = |form| real!(sizes.inputs[0].0.dtype, T => wkv7_scratch::<T>(&self.kernel, form, longest, threads));
+        self.forms().into_iter().map(bytes).max().unwrap_or(0)
+    }
 }
 
 /// Inputs: those of [`Wkv7`] and the gradient of o. Outputs: gradients of r, k, v, a, b and the log-decay.
 #[derive(Clone, Debug)]
 struct Wkv7Backward {
-    kernel: Kernel,
+    forward: Wkv7,
 }
 
 impl Op for Wkv7Backward {
@@ -109,7 +130,8 @@ impl Op for Wkv7Backward {
             let [r, k, v, a, b, log_decay] = [0, 1, 2, 3, 4, 5].map(|i| io.output::<T>(i));
             let d = Wkv7Gradients { r, k, v, a, b, log_decay, initial_state: None };
             let x = inputs::<T>(io, 0, io.input(6));
-            wkv7_backward::<T>(io.pool(), &self.kernel, &x, io.input(7), d, io.scratch());
+            let form = self.forward.form(x.cu_seqlens);
+            wkv7_backward::<T>(io.pool(), &self.forward.kernel, form, &x, io.input(7), d, io.scratch());
         });
         Ok(())
     }
@@ -119,7 +141,7 @@ impl Op for Wkv7Backward {
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
-        recurrent::sweep_cost(sizes, self.kernel.state_elements(1), 3.0 * ELEMENT)
+        recurrent::sweep_cost(sizes, self.forward.kernel.state_elements(1), 3.0 * ELEMENT)
     }
 
     fn rows(&self) -> Rows {
@@ -127,8 +149,9 @@ impl Op for Wkv7Backward {
     }
 
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
-        let longest = sizes.inputs[0].1.axis(0);
-        real!(sizes.inputs[0].0.dtype, T => wkv7_backward_scratch::<T>(&self.kernel, longest, threads))
+        let (longest, k) = (sizes.inputs[0].1.axis(0), &self.forward.kernel);
+        let bytes = |form| real!(sizes.inputs[0].0.dtype, T => wkv7_backward_scratch::<T>(k, form, longest, threads));
+        self.forward.forms().into_iter().map(bytes).max().unwrap_or(0)
     }
 }
 

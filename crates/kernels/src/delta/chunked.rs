@@ -6,12 +6,15 @@
 //! - o_t = scale · ((P_t ⊙ q_t)ᵀ S + Σ_{s≤t} (q_tᵀ D_ts k_s) u_s),
 //! - S_next = diag(P_C) S + Σ_t (D_Ct ⊙ k_t) u_tᵀ.
 //!
+//! In the generalized rule w_t = u_t is what a_t reads, of the state, of what b_s u_sᵀ have written and of the values
+//! k_s v_sᵀ; [u; v] are written under [b; k], so that rows of u are twice as many.
+//!
 //! Backward keeps the state before each chunk and w of each token, both recomputed by a first pass,
 //! then goes from the last chunk to the first with dS (`chunk_gradients`).
 //!
 //! A task is a head of a sequence.
 
-use super::chunk::{Chunk, SUB, scaled, sizes};
+use super::chunk::{Chunk, SUB, scaled};
 use super::chunk_gradients::Gradients;
 use super::{Backward, Delta, Forward, Inputs};
 use crate::gemm::{Compute, Start};
@@ -23,51 +26,70 @@ use crate::{Pool, Real};
 /// Rows of a product with a triangle: what lies beyond their last column is left out.
 pub(super) const ROWS: usize = 32;
 
-fn chunk_tokens(delta: &Delta, longest: usize) -> usize {
-    delta.chunk.min(longest.max(1).next_multiple_of(SUB))
+/// What sizes of arrays follow from.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizes {
+    pub keys: usize,
+    pub values: usize,
+    /// Tokens of a chunk.
+    pub chunk: usize,
+    /// Key rows R of a token: 2 in the generalized rule.
+    pub writes: usize,
 }
 
-/// Bytes of scratch for every product of a task.
-fn product_bytes<T: Real>(delta: &Delta, chunk: usize) -> usize {
-    let (k, v, c) = (delta.key_width, delta.value_width, chunk);
-    let (wide, rows) = (k.max(v), c.min(ROWS));
-    let shapes = [
-        (2 * c, c, wide),
-        (2 * c, wide, wide),
-        (2 * c, k, c),
-        (c, k, 2 * c),
-        (rows, wide, c),
-        (c, wide, SUB),
-        (k, v, 2 * c),
-    ];
-    Products::scratch::<T>(&shapes, Compute::F32)
+impl Sizes {
+    pub(super) fn of(delta: &Delta) -> Sizes {
+        Sizes { keys: delta.key_width, values: delta.value_width, chunk: delta.chunk, writes: 1 }
+    }
+
+    /// With chunks no longer than such sequences need.
+    fn fit(self, longest: usize) -> Sizes {
+        Sizes { chunk: self.chunk.min(longest.max(1).next_multiple_of(SUB)), ..self }
+    }
+
+    /// Bytes of scratch for every product of a task.
+    fn product_bytes<T: Real>(&self) -> usize {
+        let Sizes { keys: k, values: v, chunk: c, writes } = *self;
+        let (wide, rows, r) = (k.max(v), c.min(ROWS), writes * c);
+        let shapes = [
+            (2 * c, r, wide),
+            (2 * c, wide, wide),
+            (2 * c, k, r),
+            (r, k, 2 * c),
+            (rows, wide, c),
+            (c, wide, SUB),
+            (k, v, 2 * c),
+        ];
+        Products::scratch::<T>(&shapes, Compute::F32)
+    }
 }
 
-pub(super) fn forward_elements<T: Real>(delta: &Delta, longest: usize) -> usize {
-    let (k, v, c) = (delta.key_width, delta.value_width, chunk_tokens(delta, longest));
-    let products = product_bytes::<T>(delta, c).div_ceil(size_of::<T>());
-    elements(&sizes(c, k)) + elements(&[k * v, 2 * c * v, c * v]) + products
+pub(crate) fn forward_elements<T: Real>(sizes: &Sizes, longest: usize) -> usize {
+    let fit = sizes.fit(longest);
+    let Sizes { keys: k, values: v, chunk: c, writes } = fit;
+    let products = fit.product_bytes::<T>().div_ceil(size_of::<T>());
+    elements(&super::chunk::sizes(c, k, writes)) + elements(&[k * v, 2 * c * v, writes * c * v]) + products
 }
 
-pub(super) fn backward_elements<T: Real>(delta: &Delta, longest: usize) -> usize {
-    let (k, v, c) = (delta.key_width, delta.value_width, chunk_tokens(delta, longest));
-    let products = product_bytes::<T>(delta, c).div_ceil(size_of::<T>());
+pub(crate) fn backward_elements<T: Real>(sizes: &Sizes, longest: usize) -> usize {
+    let fit = sizes.fit(longest);
+    let Sizes { keys: k, values: v, chunk: c, writes } = fit;
+    let products = fit.product_bytes::<T>().div_ceil(size_of::<T>());
     let states = (longest.div_ceil(c) + 1) * k * v;
-    elements(&sizes(c, k))
-        + elements(&Gradients::<T>::sizes(c, k, v))
-        + elements(&[states, longest * v, c * v])
+    elements(&super::chunk::sizes(c, k, writes))
+        + elements(&Gradients::<T>::sizes(c, k, v, writes))
+        + elements(&[states, longest * v, writes * c * v])
         + products
 }
 
-pub(super) fn forward<T: Real>(pool: &Pool, delta: &Delta, f: &Forward<T>, longest: usize) {
-    let chunk = chunk_tokens(delta, longest);
-    pool.run(f.x.sequences * f.x.heads, |task, worker| T::dispatch(ForwardTask { f, delta, chunk, task, worker }));
+pub(crate) fn forward<T: Real>(pool: &Pool, sizes: &Sizes, f: &Forward<T>, longest: usize) {
+    let sizes = sizes.fit(longest);
+    pool.run(f.x.sequences * f.x.heads, |task, worker| T::dispatch(ForwardTask { f, sizes, task, worker }));
 }
 
 struct ForwardTask<'a, T> {
     f: &'a Forward<T>,
-    delta: &'a Delta,
-    chunk: usize,
+    sizes: Sizes,
     task: usize,
     worker: usize,
 }
@@ -91,20 +113,20 @@ impl<T: Real> Kernel<T> for ForwardTask<'_, T> {
         let (f, x) = (self.f, &self.f.x);
         let (sequence, head) = (self.task / x.heads, self.task % x.heads);
         let (keys, values) = (x.key_width, x.value_width);
-        let bytes = product_bytes::<T>(self.delta, self.chunk);
+        let (capacity, bytes) = (self.sizes.chunk, self.sizes.product_bytes::<T>());
         // SAFETY: the scratch has `forward_elements` for each worker.
         let (mut arrays, mut products) =
             unsafe { worker_scratch(f.scratch, f.scratch_elements, self.worker, bytes, Compute::F32) };
-        let mut chunk = Chunk::new(x, self.chunk, &mut arrays);
+        let mut chunk = Chunk::new(x, capacity, &mut arrays);
         let state = &mut arrays.take(keys * values)[..keys * values];
-        let out = arrays.take(2 * self.chunk * values);
-        let u = arrays.take(self.chunk * values);
+        let out = arrays.take(2 * capacity * values);
+        let u = arrays.take(chunk.writes * capacity * values);
         let state_at = x.state(sequence, head);
         // SAFETY: the state of this head of this sequence.
         unsafe { first_state(x.initial_state, state_at, state) };
         let (start, end) = x.range(sequence);
-        for at in (start..end).step_by(self.chunk) {
-            let n = self.chunk.min(end - at);
+        for at in (start..end).step_by(capacity) {
+            let n = capacity.min(end - at);
             // SAFETY: the sequence has these tokens.
             unsafe { chunk.read(s, x, at, n, head) };
             chunk.scores(s, &mut products, true);
@@ -112,9 +134,9 @@ impl<T: Real> Kernel<T> for ForwardTask<'_, T> {
             products.product((2 * n, values, keys), inner, entering, out, values, Start::Zero);
             let (w, o) = out.split_at_mut(n * values);
             // SAFETY: the sequence has these tokens.
-            unsafe { add(x, at, n, head, w) };
+            unsafe { chunk.add_values(x, &mut products, at, head, w, u) };
             chunk.solve(s, &mut products, w, u);
-            chunk.read_written(&mut products, u, o);
+            (0..chunk.writes).for_each(|write| chunk.read_written(&mut products, 1, write, u, o));
             chunk.advance(&mut products, u, state);
             // SAFETY: the outputs of this head of this sequence are this task's own.
             unsafe { write(o, x.value_rows(f.o, at, n, head), false) };
@@ -139,30 +161,54 @@ unsafe fn add<T: Real>(x: &Inputs<T>, at: usize, tokens: usize, head: usize, w: 
 }
 
 impl<T: Real> Chunk<'_, T> {
-    /// o += (scores of q) u.
+    /// To w, which holds what the state gives, what does not depend on u: values, or what a reads of values, which
+    /// are then the second half of u.
+    ///
+    /// # Safety
+    /// The inputs have these tokens.
     #[inline(always)]
-    fn read_written(&self, products: &mut Products, u: &[T], o: &mut [T]) {
-        let (n, ld, values) = (self.tokens, self.capacity, self.values);
+    unsafe fn add_values(
+        &self,
+        x: &Inputs<T>,
+        products: &mut Products,
+        at: usize,
+        head: usize,
+        w: &mut [T],
+        u: &mut [T],
+    ) {
+        if self.writes == 2 {
+            // SAFETY: the caller's.
+            unsafe { read(x.value_rows(x.v, at, self.tokens, head), &mut u[self.tokens * self.values..]) };
+            self.read_written(products, 0, 1, u, w);
+        } else {
+            // SAFETY: the caller's.
+            unsafe { add(x, at, self.tokens, head, w) };
+        }
+    }
+
+    /// o += (scores of the `half`-th query rows with the `write`-th key rows) times what those write.
+    #[inline(always)]
+    fn read_written(&self, products: &mut Products, half: usize, write: usize, u: &[T], o: &mut [T]) {
+        let (n, ld, values) = (self.tokens, self.ld(), self.values);
         for first in (0..n).step_by(ROWS) {
             let end = (first + ROWS).min(n);
-            let a = (&self.a[(n + first) * ld..], ld, false);
-            let to = &mut o[first * values..];
-            products.product((end - first, values, end), a, (u, values, false), to, values, Start::Add);
+            let a = (&self.a[(half * n + first) * ld + write * n..], ld, false);
+            let (u, to) = ((&u[write * n * values..], values, false), &mut o[first * values..]);
+            products.product((end - first, values, end), a, u, to, values, Start::Add);
         }
     }
 }
 
-pub(super) fn backward<T: Real>(pool: &Pool, delta: &Delta, b: &Backward<T>, longest: usize) {
-    let chunk = chunk_tokens(delta, longest);
+pub(crate) fn backward<T: Real>(pool: &Pool, sizes: &Sizes, b: &Backward<T>, longest: usize) {
+    let sizes = sizes.fit(longest);
     pool.run(b.x.sequences * b.x.key_heads, |task, worker| {
-        T::dispatch(BackwardTask { b, delta, chunk, longest, task, worker });
+        T::dispatch(BackwardTask { b, sizes, longest, task, worker });
     });
 }
 
 struct BackwardTask<'a, T> {
     b: &'a Backward<T>,
-    delta: &'a Delta,
-    chunk: usize,
+    sizes: Sizes,
     longest: usize,
     task: usize,
     worker: usize,
@@ -188,25 +234,25 @@ impl<T: Real> BackwardTask<'_, T> {
         let (keys, values) = (x.key_width, x.value_width);
         let (size, state_at) = (keys * values, x.state(sequence, head));
         let (start, end) = x.range(sequence);
-        let chunks = (end - start).div_ceil(self.chunk);
-        let bytes = product_bytes::<T>(self.delta, self.chunk);
+        let (capacity, bytes) = (self.sizes.chunk, self.sizes.product_bytes::<T>());
+        let chunks = (end - start).div_ceil(capacity);
         // SAFETY: the scratch has `backward_elements` for each worker.
         let (mut arrays, mut products): (Arrays<T>, _) =
             unsafe { worker_scratch(b.scratch, b.scratch_elements, self.worker, bytes, Compute::F32) };
-        let mut chunk = Chunk::new(x, self.chunk, &mut arrays);
-        let mut d = Gradients::new(self.chunk, keys, values, &mut arrays);
-        let states = arrays.take((self.longest.div_ceil(self.chunk) + 1) * size);
+        let mut chunk = Chunk::new(x, capacity, &mut arrays);
+        let mut d = Gradients::new(&self.sizes, &mut arrays);
+        let states = arrays.take((self.longest.div_ceil(capacity) + 1) * size);
         let missing = arrays.take(self.longest * values);
-        let u = arrays.take(self.chunk * values);
+        let u = arrays.take(chunk.writes * capacity * values);
         // SAFETY: the states of this head of this sequence.
         unsafe {
             first_state(x.initial_state, state_at, &mut states[..size]);
             first_state(b.d_final_state, state_at, d.state);
         }
-        let tokens = |at: usize| self.chunk.min(end - at);
+        let tokens = |at: usize| capacity.min(end - at);
         for c in 0..chunks {
-            let at = start + c * self.chunk;
-            let (n, w) = (tokens(at), &mut missing[c * self.chunk * values..]);
+            let at = start + c * capacity;
+            let (n, w) = (tokens(at), &mut missing[c * capacity * values..]);
             // SAFETY: the sequence has these tokens.
             unsafe { chunk.read(s, x, at, n, head) };
             chunk.scores(s, &mut products, false);
@@ -215,17 +261,20 @@ impl<T: Real> BackwardTask<'_, T> {
             let (inner, entering) = ((&*chunk.inner, keys, false), (&*next, values, false));
             products.product((n, values, keys), inner, entering, w, values, Start::Zero);
             // SAFETY: as above.
-            unsafe { add(x, at, n, head, w) };
+            unsafe { chunk.add_values(x, &mut products, at, head, w, u) };
             chunk.solve(s, &mut products, w, u);
             chunk.advance(&mut products, u, next);
         }
         for c in (0..chunks).rev() {
-            let at = start + c * self.chunk;
-            let (n, w) = (tokens(at), &missing[c * self.chunk * values..]);
+            let at = start + c * capacity;
+            let (n, w) = (tokens(at), &missing[c * capacity * values..]);
             // SAFETY: the sequence has these tokens.
             unsafe {
                 chunk.read(s, x, at, n, head);
                 read(x.value_rows(b.d_o, at, n, head), &mut d.seen[n * values..]);
+                if chunk.writes == 2 {
+                    read(x.value_rows(x.v, at, n, head), &mut u[n * values..]);
+                }
             }
             for t in 0..n {
                 scaled(&mut u[t * values..(t + 1) * values], &w[t * values..], chunk.beta[t]);
@@ -249,14 +298,23 @@ impl<T: Real> BackwardTask<'_, T> {
         let (of_k, of_q) = d.y.split_at_mut(n * x.key_width);
         let scale = T::of(x.scale);
         of_q[..n * x.key_width].iter_mut().for_each(|q| *q *= scale);
-        // A key is read with a minus sign, and written.
-        d.k.iter_mut().zip(of_k).for_each(|(k, y)| *k -= *y);
+        if b.general.is_none() {
+            // A key is read with a minus sign, and written.
+            d.k.iter_mut().zip(&*of_k).for_each(|(k, y)| *k -= *y);
+        }
         // SAFETY: the caller's.
         unsafe {
             write(of_q, x.key_rows(b.dq, at, n, head), add_keys);
-            write(d.k, x.key_rows(b.dk, at, n, head), add_keys);
-            write(d.seen, x.value_rows(b.dv, at, n, head), false);
-            (0..n).for_each(|t| *b.d_beta.add((at + t) * x.heads + head) = d.beta[t]);
+            if let Some(general) = &b.general {
+                write(of_k, x.key_rows(general.a, at, n, head), add_keys);
+                write(d.k, x.key_rows(general.b, at, n, head), add_keys);
+                write(&d.k[n * x.key_width..], x.key_rows(b.dk, at, n, head), add_keys);
+                write(&d.u[n * x.value_width..], x.value_rows(b.dv, at, n, head), false);
+            } else {
+                write(d.k, x.key_rows(b.dk, at, n, head), add_keys);
+                write(d.seen, x.value_rows(b.dv, at, n, head), false);
+                (0..n).for_each(|t| *b.d_beta.add((at + t) * x.heads + head) = d.beta[t]);
+            }
             match x.gate {
                 GateKind::None => {}
                 GateKind::Channel => write(d.g, x.gate_rows(b.dg, at, n, head), false),

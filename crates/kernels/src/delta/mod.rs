@@ -22,7 +22,7 @@
 mod check;
 mod chunk;
 mod chunk_gradients;
-mod chunked;
+pub(crate) mod chunked;
 mod lanes;
 pub mod naive;
 mod recurrent;
@@ -35,11 +35,13 @@ mod tests;
 
 pub use crate::gla::Gate;
 pub use check::{DeltaError, MOST_KEYS};
+pub(crate) use chunk::SUB;
 pub use step::delta_step;
 
 use crate::gla::pack::Rows;
 use crate::gla::{ALIGNMENT, GateKind, Pointer, longest, rows, scratch_bytes, workers};
 use crate::{Pool, Real};
+use chunked::Sizes;
 
 /// Shape and options of the gated delta rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,7 +88,7 @@ pub enum Form {
 ///
 /// Measured forward and backward from 1024 tokens on; forward alone the recurrent form is faster.
 pub fn delta_form(_delta: &Delta, lengths: &[usize]) -> Form {
-    if lengths.iter().any(|&length| length > chunk::SUB) { Form::Chunked } else { Form::Recurrent }
+    if lengths.iter().any(|&length| length > SUB) { Form::Chunked } else { Form::Recurrent }
 }
 
 /// What the kernels read.
@@ -125,48 +127,60 @@ pub struct DeltaGradients<'a, T> {
 }
 
 /// Shapes and inputs by pointer, for tasks.
-struct Inputs<T> {
-    sequences: usize,
-    cu: *const i32,
-    heads: usize,
-    key_heads: usize,
-    key_width: usize,
-    value_width: usize,
-    scale: f64,
-    gate: GateKind,
-    q: *const T,
-    k: *const T,
-    v: *const T,
-    beta: *const T,
-    g: *const T,
+pub(crate) struct Inputs<T> {
+    pub sequences: usize,
+    pub cu: *const i32,
+    pub heads: usize,
+    pub key_heads: usize,
+    pub key_width: usize,
+    pub value_width: usize,
+    pub scale: f64,
+    pub gate: GateKind,
+    pub q: *const T,
+    pub k: *const T,
+    pub v: *const T,
+    /// Null in the generalized rule.
+    pub beta: *const T,
+    pub g: *const T,
+    /// Of the generalized rule, which only the chunked form computes.
+    pub general: Option<General<*const T>>,
     /// Null if there is none.
-    initial_state: *const T,
+    pub initial_state: *const T,
+}
+
+/// What the generalized rule has in the place of β, both [N, H, K]: S_t = diag(exp(g)) S_{t−1} + b (aᵀ S_{t−1}) + k vᵀ.
+pub(crate) struct General<P> {
+    /// Reads the state before its token.
+    pub a: P,
+    /// Writes what a has read.
+    pub b: P,
 }
 
 /// Pointers of a forward call.
-struct Forward<T> {
-    x: Inputs<T>,
-    o: *mut T,
-    final_state: *mut T,
-    scratch: *mut T,
+pub(crate) struct Forward<T> {
+    pub x: Inputs<T>,
+    pub o: *mut T,
+    pub final_state: *mut T,
+    pub scratch: *mut T,
     /// Elements of `scratch` for each worker.
-    scratch_elements: usize,
+    pub scratch_elements: usize,
 }
 
 /// Pointers of a backward call; null where an option is none.
-struct Backward<T> {
-    x: Inputs<T>,
-    d_o: *const T,
-    d_final_state: *const T,
-    dq: *mut T,
-    dk: *mut T,
-    dv: *mut T,
-    d_beta: *mut T,
-    dg: *mut T,
-    d_initial_state: *mut T,
-    scratch: *mut T,
+pub(crate) struct Backward<T> {
+    pub x: Inputs<T>,
+    pub d_o: *const T,
+    pub d_final_state: *const T,
+    pub dq: *mut T,
+    pub dk: *mut T,
+    pub dv: *mut T,
+    pub d_beta: *mut T,
+    pub dg: *mut T,
+    pub general: Option<General<*mut T>>,
+    pub d_initial_state: *mut T,
+    pub scratch: *mut T,
     /// Elements of `scratch` for each worker.
-    scratch_elements: usize,
+    pub scratch_elements: usize,
 }
 
 // SAFETY: the pointers come from slices that outlive the call; tasks read inputs and write disjoint outputs.
@@ -180,6 +194,12 @@ impl<T> Inputs<T> {
     fn range(&self, sequence: usize) -> (usize, usize) {
         // SAFETY: `cu` has one more entry than there are sequences; none is negative (checked at the call).
         unsafe { (*self.cu.add(sequence) as usize, *self.cu.add(sequence + 1) as usize) }
+    }
+
+    /// Key rows of a token.
+    #[inline(always)]
+    fn writes(&self) -> usize {
+        if self.general.is_some() { 2 } else { 1 }
     }
 
     /// Heads that share a key head.
@@ -232,6 +252,7 @@ impl Delta {
             v: x.v.as_ptr(),
             beta: x.beta.as_ptr(),
             g: x.g.values().as_ptr(),
+            general: None,
             initial_state: x.initial_state.map_or(std::ptr::null(), <[T]>::as_ptr),
         }
     }
@@ -246,7 +267,7 @@ impl Delta {
 fn forward_elements<T: Real>(delta: &Delta, form: Form, longest: usize) -> usize {
     let elements = match form {
         Form::Recurrent => recurrent::scratch_elements(delta),
-        Form::Chunked => chunked::forward_elements::<T>(delta, longest),
+        Form::Chunked => chunked::forward_elements::<T>(&Sizes::of(delta), longest),
     };
     elements.next_multiple_of(ALIGNMENT)
 }
@@ -254,7 +275,7 @@ fn forward_elements<T: Real>(delta: &Delta, form: Form, longest: usize) -> usize
 fn backward_elements<T: Real>(delta: &Delta, form: Form, longest: usize) -> usize {
     let elements = match form {
         Form::Recurrent => recurrent_backward::scratch_elements(delta, longest),
-        Form::Chunked => chunked::backward_elements::<T>(delta, longest),
+        Form::Chunked => chunked::backward_elements::<T>(&Sizes::of(delta), longest),
     };
     elements.next_multiple_of(ALIGNMENT)
 }
@@ -296,7 +317,7 @@ pub fn delta_forward<T: Real>(
     };
     match form {
         Form::Recurrent => recurrent::forward(pool, delta, &f),
-        Form::Chunked => chunked::forward(pool, delta, &f, longest),
+        Form::Chunked => chunked::forward(pool, &Sizes::of(delta), &f, longest),
     }
 }
 
@@ -337,12 +358,13 @@ pub fn delta_backward<T: Real>(
         dv: d.v.as_mut_ptr(),
         d_beta: d.beta.as_mut_ptr(),
         dg: d.g.as_mut_ptr(),
+        general: None,
         d_initial_state: d.initial_state.map_or(std::ptr::null_mut(), <[T]>::as_mut_ptr),
         scratch: workers(scratch, scratch_elements, pool.threads()),
         scratch_elements,
     };
     match form {
         Form::Recurrent => recurrent_backward::backward(pool, delta, &b),
-        Form::Chunked => chunked::backward(pool, delta, &b, longest),
+        Form::Chunked => chunked::backward(pool, &Sizes::of(delta), &b, longest),
     }
 }

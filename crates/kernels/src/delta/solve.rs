@@ -18,7 +18,7 @@ impl<T: Real> Chunk<'_, T> {
     /// From r to w in place, and u = diag(β) w; both [n, V].
     #[inline(always)]
     pub(super) fn solve<S: Simd<E = T>>(&self, s: S, products: &mut Products, w: &mut [T], u: &mut [T]) {
-        let (values, ld) = (self.values, self.capacity);
+        let (values, ld) = (self.values, self.ld());
         for block in 0..self.blocks() {
             let rows = self.block_rows(block);
             let a = (&self.a[rows.start * ld..], ld, false);
@@ -36,7 +36,7 @@ impl<T: Real> Chunk<'_, T> {
     /// Completes du in place and makes dw = diag(β) du; both [n, V].
     #[inline(always)]
     pub(super) fn solve_back<S: Simd<E = T>>(&self, s: S, products: &mut Products, du: &mut [T], dw: &mut [T]) {
-        let (n, values, ld) = (self.tokens, self.values, self.capacity);
+        let (n, values, ld) = (self.tokens, self.values, self.ld());
         for block in (0..self.blocks()).rev() {
             let rows = self.block_rows(block);
             if rows.end < n {
@@ -65,7 +65,11 @@ fn combine<S: Simd>(
 ) {
     for first in (0..width).step_by(VECTORS * S::LANES) {
         let part = |j: usize| (first + j * S::LANES).min(width)..(first + (j + 1) * S::LANES).min(width);
-        let mut sum: [S::V; VECTORS] = std::array::from_fn(|j| s.load_any(&row[part(j)]));
+        // Loops, because a closure is compiled without the instruction set that the task runs with.
+        let mut sum = [s.zero(); VECTORS];
+        for (j, sum) in sum.iter_mut().enumerate() {
+            *sum = s.load_any(&row[part(j)]);
+        }
         for i in from.clone() {
             let a = s.splat(factor(i));
             let x = &x[i * width..(i + 1) * width];
@@ -73,6 +77,8 @@ fn combine<S: Simd>(
                 *sum = s.fma(a, s.load_any(&x[part(j)]), *sum);
             }
         }
-        sum.into_iter().enumerate().for_each(|(j, sum)| s.store_any(sum, &mut row[part(j)]));
+        for (j, sum) in sum.into_iter().enumerate() {
+            s.store_any(sum, &mut row[part(j)]);
+        }
     }
 }

@@ -2,15 +2,20 @@
 
 use super::{Wkv7, Wkv7Inputs, WkvError};
 use crate::Real;
+use crate::delta::SUB;
 use crate::wkv6::{check_decays, check_offsets, check_state, check_widths, expect};
 
 impl Wkv7 {
     /// Checks the options alone.
     ///
     /// # Errors
-    /// A size of 0, keys that are too wide.
+    /// A size of 0, keys that are too wide, a chunk that is no multiple of 16.
     pub fn check_options(&self) -> Result<(), WkvError> {
-        check_widths(self.heads, self.key_width, self.value_width)
+        check_widths(self.heads, self.key_width, self.value_width)?;
+        if self.chunk == 0 || !self.chunk.is_multiple_of(SUB) {
+            return Err(WkvError::Chunk(self.chunk));
+        }
+        Ok(())
     }
 
     /// Checks options, shapes and offsets; reads no element of the other tensors.

@@ -4,26 +4,30 @@
 //! again under b. With a = −κ and b = κ ⊙ η, κ of length 1 and η from 0 to 1, that takes the share η of what is held
 //! under κ away before k vᵀ is written.
 //!
-//! The recurrence is computed token by token, a few value lanes at a time; the plain definition is in [`naive`].
+//! Two forms of one function: [`Form::Recurrent`] goes token by token, a few value lanes at a time; [`Form::Chunked`] works on
+//! chunks by matrix products and a triangular solve. The plain definition is in [`naive`].
 //!
 //! Layout: tokens of all sequences in one dimension N, sequence b being tokens `cu_seqlens[b]..cu_seqlens[b + 1]`. r, k, a, b
 //! and log-decays g [N, H, K]; v and o [N, H, V]; states [B, H, K, V]. a and b are taken as they are: the rule is stable
 //! where diag(exp(g)) + b aᵀ has no eigenvalue beyond 1.
 //!
-//! A sequence given in pieces, alone or beside others, on any number of threads, has the same bits, and [`wkv7_step`]
-//! those of [`wkv7_forward`].
+//! A sequence alone or beside others, on any number of threads, has the same bits; in the recurrent form also in pieces,
+//! and [`wkv7_step`] has its bits. Inference takes that form, training what [`wkv7_form`] says.
 //!
 //! Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (2025), arXiv 2503.14456, section 4.
 
 mod backward;
 mod check;
+mod chunked;
 pub mod naive;
 mod recurrent;
 #[cfg(test)]
 mod tests;
 
+pub use crate::delta::Form;
 pub use crate::wkv6::{MOST_KEYS, WkvError};
 
+use crate::delta::SUB;
 use crate::gla::{longest, scratch_bytes};
 use crate::wkv6::lanes::Rows;
 use crate::{Pool, Real};
@@ -37,12 +41,14 @@ pub struct Wkv7 {
     pub key_width: usize,
     /// Value width V of a head.
     pub value_width: usize,
+    /// Tokens C of a chunk in the chunked form: a multiple of 16.
+    pub chunk: usize,
 }
 
 impl Wkv7 {
-    /// `heads` heads of K and V.
+    /// `heads` heads of K and V, chunks of 32 tokens.
     pub fn new(heads: usize, key_width: usize, value_width: usize) -> Wkv7 {
-        Wkv7 { heads, key_width, value_width }
+        Wkv7 { heads, key_width, value_width, chunk: 32 }
     }
 
     /// Elements of the states of so many sequences: H · K · V each.
@@ -97,20 +103,47 @@ pub struct Wkv7Gradients<'a, T> {
     pub initial_state: Option<&'a mut [T]>,
 }
 
+/// The form to train with, by the tokens of the sequences: [`Form::Chunked`] if one is longer than a block of 16.
+pub fn wkv7_form(_wkv: &Wkv7, lengths: &[usize]) -> Form {
+    if lengths.iter().any(|&length| length > SUB) { Form::Chunked } else { Form::Recurrent }
+}
+
+/// Bytes of scratch for [`wkv7_forward`] on `threads` threads, the longest sequence having `longest` tokens.
+pub fn wkv7_scratch<T: Real>(wkv: &Wkv7, form: Form, longest: usize, threads: usize) -> usize {
+    match form {
+        Form::Recurrent => 0,
+        Form::Chunked => chunked::forward_scratch::<T>(wkv, longest, threads),
+    }
+}
+
 /// Bytes of scratch for [`wkv7_backward`] on `threads` threads, the longest sequence having `longest` tokens.
-pub fn wkv7_backward_scratch<T: Real>(wkv: &Wkv7, longest: usize, threads: usize) -> usize {
-    scratch_bytes::<T>(backward::elements(wkv, longest), threads)
+pub fn wkv7_backward_scratch<T: Real>(wkv: &Wkv7, form: Form, longest: usize, threads: usize) -> usize {
+    match form {
+        Form::Recurrent => scratch_bytes::<T>(backward::elements(wkv, longest), threads),
+        Form::Chunked => chunked::backward_scratch::<T>(wkv, longest, threads),
+    }
 }
 
 /// Outputs o [N, H, V] and the states after each sequence, [B, H, K, V].
 ///
 /// # Panics
-/// If a shape is not as [`Wkv7::check`] wants it.
-pub fn wkv7_forward<T: Real>(pool: &Pool, wkv: &Wkv7, x: &Wkv7Inputs<'_, T>, o: &mut [T], final_state: &mut [T]) {
+/// If a shape is not as [`Wkv7::check`] wants it, or scratch is smaller than [`wkv7_scratch`] says.
+pub fn wkv7_forward<T: Real>(
+    pool: &Pool,
+    wkv: &Wkv7,
+    form: Form,
+    x: &Wkv7Inputs<'_, T>,
+    o: &mut [T],
+    final_state: &mut [T],
+    scratch: &mut [u8],
+) {
     wkv.expect_shapes(x);
     assert_eq!(o.len(), x.v.len(), "wkv7: o is [N, H, V]");
     let state = wkv.state_elements(x.cu_seqlens.len() - 1);
     assert_eq!(final_state.len(), state, "wkv7: final_state is [B, H, K, V]");
+    if form == Form::Chunked {
+        return chunked::forward(pool, wkv, x, o, final_state, scratch);
+    }
     match x.initial_state {
         Some(state) => final_state.copy_from_slice(state),
         None => final_state.fill(T::ZERO),
@@ -125,6 +158,7 @@ pub fn wkv7_forward<T: Real>(pool: &Pool, wkv: &Wkv7, x: &Wkv7Inputs<'_, T>, o: 
 pub fn wkv7_backward<T: Real>(
     pool: &Pool,
     wkv: &Wkv7,
+    form: Form,
     x: &Wkv7Inputs<'_, T>,
     d_o: &[T],
     d: Wkv7Gradients<'_, T>,
@@ -140,7 +174,10 @@ pub fn wkv7_backward<T: Real>(
     assert_eq!(d.v.len(), x.v.len(), "wkv7: dv is [N, H, V]");
     let state = wkv.state_elements(x.cu_seqlens.len() - 1);
     assert!(d.initial_state.as_ref().is_none_or(|s| s.len() == state), "wkv7: d_initial_state is [B, H, K, V]");
-    backward::backward(pool, wkv, x, d_o, d, longest(x.cu_seqlens), scratch);
+    match form {
+        Form::Recurrent => backward::backward(pool, wkv, x, d_o, d, longest(x.cu_seqlens), scratch),
+        Form::Chunked => chunked::backward(pool, wkv, x, d_o, d, scratch),
+    }
 }
 
 /// Decodes one token for each row: o [N, H, V], and the row's state of [slots, H, K, V] moved on.

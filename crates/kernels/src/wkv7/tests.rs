@@ -1,6 +1,7 @@
 use super::*;
 use crate::gla::tests::{Fenced, Random, error};
 
+const FORMS: [Form; 2] = [Form::Recurrent, Form::Chunked];
 const LENGTHS: [usize; 9] = [1, 15, 16, 17, 63, 64, 65, 200, 1000];
 
 #[derive(Clone)]
@@ -68,20 +69,23 @@ impl<T: Real> Case<T> {
         }
     }
 
-    fn forward(&self, threads: usize) -> [Vec<T>; 2] {
+    fn forward(&self, form: Form, threads: usize) -> [Vec<T>; 2] {
         let mut o = Fenced::new(T::of(f64::NAN), self.v.len());
         let mut state = Fenced::new(T::of(f64::NAN), self.initial.len());
-        wkv7_forward(&Pool::new(threads), &self.wkv, &self.inputs(), o.inside(), state.inside());
+        let mut scratch = Fenced::new(0xFF, wkv7_scratch::<T>(&self.wkv, form, longest(&self.cu), threads));
+        let pool = Pool::new(threads);
+        wkv7_forward(&pool, &self.wkv, form, &self.inputs(), o.inside(), state.inside(), scratch.inside());
+        scratch.check();
         [o.check(), state.check()]
     }
 
     /// Gradients of r, k, v, a, b, the log-decays, the initial states.
-    fn backward(&self, threads: usize) -> [Vec<T>; 7] {
+    fn backward(&self, form: Form, threads: usize) -> [Vec<T>; 7] {
         let nan = |n: usize| Fenced::new(T::of(f64::NAN), n);
         let (mut r, mut k, mut v) = (nan(self.r.len()), nan(self.k.len()), nan(self.v.len()));
         let (mut a, mut b, mut g) = (nan(self.a.len()), nan(self.b.len()), nan(self.g.len()));
         let mut state = nan(self.initial.len());
-        let mut scratch = Fenced::new(0xFF, wkv7_backward_scratch::<T>(&self.wkv, longest(&self.cu), threads));
+        let mut scratch = Fenced::new(0xFF, wkv7_backward_scratch::<T>(&self.wkv, form, longest(&self.cu), threads));
         let d = Wkv7Gradients {
             r: r.inside(),
             k: k.inside(),
@@ -91,7 +95,7 @@ impl<T: Real> Case<T> {
             log_decay: g.inside(),
             initial_state: Some(state.inside()),
         };
-        wkv7_backward(&Pool::new(threads), &self.wkv, &self.inputs(), &self.d_o, d, scratch.inside());
+        wkv7_backward(&Pool::new(threads), &self.wkv, form, &self.inputs(), &self.d_o, d, scratch.inside());
         scratch.check();
         [r.check(), k.check(), v.check(), a.check(), b.check(), g.check(), state.check()]
     }
@@ -120,42 +124,82 @@ impl<T: Real> Case<T> {
     }
 }
 
+/// The error of dg relative to the terms r ⊙ dr that it is a difference of: under strong decays those nearly cancel.
+fn gate_error<T: Real>(dg: &[T], case: &Case<f64>, gradients: &[Vec<f64>; 7]) -> f64 {
+    let largest = |x: &[f64]| x.iter().fold(1e-30, |m: f64, x| m.max(x.abs()));
+    let terms: Vec<f64> = case.r.iter().zip(&gradients[0]).map(|(r, dr)| r * dr).collect();
+    error(dg, &gradients[5]) * largest(&gradients[5]) / largest(&terms).max(largest(&gradients[5]))
+}
+
 #[test]
-fn the_sweep_equals_the_definition_and_gradients_in_f32_those_in_f64() {
-    let (mut cases, mut worst) = (0, [0.0f64; 3]);
-    let strengths = [(0.01, false), (0.3, false), (8.0, false), (0.3, true)];
+fn both_forms_equal_the_definition_and_their_gradients_the_recurrence_in_f64() {
+    let (mut cases, mut worst) = (0, [0.0f64; 4]);
+    // From no decay at all, over what chunks can divide by and what they cannot, to nothing kept.
+    let strengths = [(0.0, false), (0.01, false), (0.3, false), (8.0, false), (0.3, true), (1e4, false)];
     for (length, (strength, resets)) in LENGTHS.iter().flat_map(|l| strengths.map(|s| (*l, s))) {
         for lengths in [&[length][..], &[length, 0, 7, length / 2 + 1]] {
             for wkv in [Wkv7::new(2, 16, 16), Wkv7::new(1, 33, 70)] {
                 let case = Case::<f32>::new(wkv, lengths, strength, resets);
                 let truth = case.to::<f64>();
-                let what = format!("T {lengths:?}, decay {strength}, resets {resets}");
-                for ((exact, single), want) in truth.forward(1).iter().zip(&case.forward(1)).zip(&truth.naive()) {
-                    let e = [error(exact, want), error(single, want)];
-                    assert!(e[0] < 1e-12 && e[1] < 5e-6, "{what}: {e:?}");
-                    worst = [worst[0].max(e[0]), worst[1].max(e[1]), worst[2]];
+                let (outputs, gradients) = (truth.naive(), truth.backward(Form::Recurrent, 1));
+                for form in FORMS {
+                    let what = format!("{form:?} T {lengths:?}, decay {strength}, resets {resets}");
+                    let pair =
+                        [truth.forward(form, 1), case.forward(form, 1).map(|x| x.iter().map(|x| x.f64()).collect())];
+                    for (i, want) in outputs.iter().enumerate() {
+                        let e = [error(&pair[0][i], want), error(&pair[1][i], want)];
+                        assert!(e[0] < 1e-12 && e[1] < 5e-6, "{what}: {e:?}");
+                        worst = [worst[0].max(e[0]), worst[1].max(e[1]), worst[2], worst[3]];
+                    }
+                    let (exact, single) = (truth.backward(form, 1), case.backward(form, 1));
+                    for (i, want) in gradients.iter().enumerate() {
+                        let e = if i == 5 {
+                            [gate_error(&exact[i], &truth, &gradients), gate_error(&single[i], &truth, &gradients)]
+                        } else {
+                            [error(&exact[i], want), error(&single[i], want)]
+                        };
+                        assert!(e[0] < 1e-12 && e[1] < 1e-5, "{what}: gradient {i} {e:?}");
+                        worst = [worst[0], worst[1], worst[2].max(e[0]), worst[3].max(e[1])];
+                    }
+                    cases += 1;
                 }
-                for (i, (a, b)) in case.backward(1).iter().zip(&truth.backward(1)).enumerate() {
-                    assert!(error(a, b) < 1e-5, "{what}: gradient {i} {:.1e}", error(a, b));
-                    worst[2] = worst[2].max(error(a, b));
-                }
-                cases += 1;
             }
         }
     }
-    let [f64, f32, gradients] = worst;
+    let [f64, f32, gradients, single] = worst;
     eprintln!(
-        "wkv7: {cases} cases, worst error {f64:.1e} in f64, {f32:.1e} in f32, {gradients:.1e} of gradients in f32"
+        "wkv7: {cases} cases, worst error {f64:.1e} in f64, {f32:.1e} in f32, of gradients {gradients:.1e}, {single:.1e}"
     );
 }
 
 #[test]
+fn chunks_of_any_length_agree() {
+    for chunk in [16, 48, 64, 128] {
+        for strength in [0.01, 0.3, 8.0] {
+            let wkv = Wkv7 { chunk, ..Wkv7::new(2, 12, 10) };
+            let case = Case::<f64>::new(wkv, &[150, 3], strength, false);
+            let pairs = case.forward(Form::Chunked, 1).into_iter().zip(case.naive());
+            for (a, b) in
+                pairs.chain(case.backward(Form::Chunked, 1).into_iter().zip(case.backward(Form::Recurrent, 1)))
+            {
+                assert!(error(&a, &b) < 1e-11, "chunks of {chunk}, decay {strength}: {:.1e}", error(&a, &b));
+            }
+        }
+    }
+}
+
+#[test]
 fn gradients_equal_finite_differences() {
-    let case = Case::<f64>::new(Wkv7::new(2, 4, 3), &[19, 0, 2], 0.3, false);
+    for strength in [0.3, 8.0] {
+        finite_differences(&Case::<f64>::new(Wkv7::new(2, 4, 3), &[19, 0, 2], strength, false));
+    }
+}
+
+fn finite_differences(case: &Case<f64>) {
     type Tensor = fn(&mut Case<f64>) -> &mut Vec<f64>;
     let tensors: [Tensor; 7] =
         [|c| &mut c.r, |c| &mut c.k, |c| &mut c.v, |c| &mut c.a, |c| &mut c.b, |c| &mut c.g, |c| &mut c.initial];
-    let gradients = case.backward(1);
+    let gradients = FORMS.map(|form| case.backward(form, 1));
     for (i, tensor) in tensors.iter().enumerate() {
         let difference: Vec<f64> = (0..tensor(&mut case.clone()).len())
             .map(|j| {
@@ -168,8 +212,10 @@ fn gradients_equal_finite_differences() {
                 (4.0 * central(1e-4) - central(2e-4)) / 3.0
             })
             .collect();
-        let e = error(&gradients[i], &difference);
-        assert!(e < 1e-8, "tensor {i}: {e:.1e}");
+        for (form, gradients) in FORMS.iter().zip(&gradients) {
+            let e = error(&gradients[i], &difference);
+            assert!(e < 1e-8, "{form:?} tensor {i}: {e:.1e}");
+        }
     }
 }
 
@@ -177,11 +223,11 @@ fn gradients_equal_finite_differences() {
 fn pieces_packing_threads_and_steps_do_not_change_a_bit() {
     for wkv in [Wkv7::new(2, 24, 100), Wkv7::new(3, 64, 64), Wkv7::new(1, 7, 5)] {
         let case = Case::<f32>::new(wkv, &[130], 0.3, false);
-        let whole = case.forward(1);
+        let whole = case.forward(Form::Recurrent, 1);
         for (length, threads) in [(1, 1), (7, 2), (64, 3)] {
             let (mut state, mut o) = (case.initial.clone(), vec![]);
             for from in (0..130).step_by(length) {
-                let [part, next] = case.piece(from, (from + length).min(130), &state).forward(threads);
+                let [part, next] = case.piece(from, (from + length).min(130), &state).forward(Form::Recurrent, threads);
                 o.extend(part);
                 state = next;
             }
@@ -194,15 +240,21 @@ fn pieces_packing_threads_and_steps_do_not_change_a_bit() {
     let wkv = Wkv7::new(2, 20, 33);
     let lengths = [65, 0, 1, 130];
     let packed = Case::<f32>::new(wkv, &lengths, 0.3, false);
-    let (outputs, gradients) = (packed.forward(2), packed.backward(2));
-    assert!(packed.forward(1) == outputs && packed.backward(3) == gradients, "threads");
-    let size = wkv.state_elements(1);
-    for b in 0..lengths.len() {
+    for form in FORMS {
+        packed_bits(&packed, form);
+    }
+}
+
+fn packed_bits(packed: &Case<f32>, form: Form) {
+    let (outputs, gradients) = (packed.forward(form, 2), packed.backward(form, 2));
+    assert!(packed.forward(form, 1) == outputs && packed.backward(form, 3) == gradients, "threads");
+    let (size, lengths) = (packed.wkv.state_elements(1), packed.cu.len() - 1);
+    for b in 0..lengths {
         let (from, to) = (packed.cu[b] as usize, packed.cu[b + 1] as usize);
         let alone = packed.piece(from, to, &packed.initial[b * size..(b + 1) * size]);
-        let [o, state] = alone.forward(1);
+        let [o, state] = alone.forward(form, 1);
         assert!(o == outputs[0][from * 66..to * 66] && state == outputs[1][b * size..(b + 1) * size], "sequence {b}");
-        for (i, d) in alone.backward(1).iter().enumerate().filter(|(i, _)| *i < 6) {
+        for (i, d) in alone.backward(form, 1).iter().enumerate().filter(|(i, _)| *i < 6) {
             let width = if i == 2 { 66 } else { 40 };
             assert!(*d == gradients[i][from * width..to * width], "gradient {i} of sequence {b}");
         }
@@ -213,7 +265,7 @@ fn pieces_packing_threads_and_steps_do_not_change_a_bit() {
 fn steps_touch_only_the_slots_that_rows_name() {
     let wkv = Wkv7::new(2, 16, 48);
     let batch = Case::<f32>::new(wkv, &[9; 3], 0.3, false);
-    let (whole, size) = (batch.forward(1), wkv.state_elements(1));
+    let (whole, size) = (batch.forward(Form::Recurrent, 1), wkv.state_elements(1));
     let (slots, mut states) = ([4, 0, 3], vec![7.0f32; 5 * size]);
     for (b, slot) in slots.iter().enumerate() {
         states[*slot as usize * size..][..size].copy_from_slice(&batch.initial[b * size..(b + 1) * size]);
@@ -252,9 +304,11 @@ fn a_key_that_is_taken_away_whole_is_overwritten() {
             case.r[t * 8 + c] = *key;
         }
     }
-    let read = case.forward(1)[0][39 * 6..].to_vec();
-    // Keys are of length 1 in f32.
-    assert!(error(&read, &case.v[39 * 6..]) < 1e-6, "only what was written last is read");
+    for form in FORMS {
+        let read = case.forward(form, 1)[0][39 * 6..].to_vec();
+        // Keys are of length 1 in f32.
+        assert!(error(&read, &case.v[39 * 6..]) < 1e-6, "only what was written last is read");
+    }
 }
 
 #[test]
@@ -268,6 +322,7 @@ fn bad_inputs_are_refused_by_name() {
     };
     refused(Wkv7 { value_width: 0, ..wkv }, case.inputs(), "value_width is 0");
     refused(Wkv7 { key_width: 2000, ..wkv }, case.inputs(), "2000");
+    refused(Wkv7 { chunk: 24, ..wkv }, case.inputs(), "multiple of 16");
     refused(wkv, Wkv7Inputs { v: &case.v[1..], ..case.inputs() }, "v has");
     refused(wkv, Wkv7Inputs { b: &case.b[1..], ..case.inputs() }, "b has");
     refused(wkv, Wkv7Inputs { cu_seqlens: &[0, 3, 2, 5], ..case.inputs() }, "entry 2 is 2");

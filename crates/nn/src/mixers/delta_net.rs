@@ -79,6 +79,15 @@ pub enum DeltaForm {
     Recurrent,
 }
 
+impl DeltaForm {
+    pub(super) fn kernel(self) -> KernelForm {
+        match self {
+            DeltaForm::Chunked => KernelForm::Chunked,
+            DeltaForm::Recurrent => KernelForm::Recurrent,
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }
@@ -206,10 +215,7 @@ impl Mixer for DeltaNetConfig {
         let kernel = Kernel { key_heads: hk, ..Kernel::new(h, k_width, v_width) };
         let o = match &seqs.kept {
             Kept::Whole { cu_seqlens } => {
-                let form = self.form.map(|f| match f {
-                    DeltaForm::Chunked => KernelForm::Chunked,
-                    DeltaForm::Recurrent => KernelForm::Recurrent,
-                });
+                let form = self.form.map(DeltaForm::kernel);
                 let mut inputs = vec![q, k, v, beta, *cu_seqlens];
                 inputs.extend(gate);
                 g.push(Delta::new(kernel, shape, form, false), &inputs)?[0]

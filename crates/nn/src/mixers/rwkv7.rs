@@ -13,6 +13,7 @@ use memwall_graph::{Graph, GraphError, Value, ops};
 use memwall_kernels::wkv7::Wkv7 as Kernel;
 use serde::{Deserialize, Serialize};
 
+use super::delta_net::DeltaForm;
 use super::rwkv6::check_heads;
 use super::token_shift::{self, TokenMix, TokenShift};
 use super::{Form, Mixer};
@@ -47,6 +48,9 @@ pub struct Rwkv7Config {
     /// ε of the norm of each head's output.
     #[serde(default = "eps")]
     pub norm_eps: f64,
+    /// The form that training uses; chosen by length if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<DeltaForm>,
 }
 
 fn rank() -> usize {
@@ -70,6 +74,7 @@ impl Rwkv7Config {
             value_rank: None,
             gate_rank: gate_rank(),
             norm_eps: eps(),
+            form: None,
         }
     }
 
@@ -145,7 +150,7 @@ impl Mixer for Rwkv7Config {
     }
 
     fn forms(&self) -> &'static [Form] {
-        &[Form::Recurrent]
+        &[Form::Chunked, Form::Recurrent]
     }
 
     fn forward(
@@ -196,7 +201,10 @@ impl Mixer for Rwkv7Config {
         let b = ops::mul(g, kappa, rate)?;
         let kernel = Kernel::new(h, width, width);
         let o = match &seqs.kept {
-            Kept::Whole { cu_seqlens } => g.push(Wkv7::new(kernel), &[r, k, v, a, b, w, *cu_seqlens])?[0],
+            Kept::Whole { cu_seqlens } => {
+                let op = Wkv7::new(kernel, self.form.map(DeltaForm::kernel));
+                g.push(op, &[r, k, v, a, b, w, *cu_seqlens])?[0]
+            }
             Kept::Slots { rows, slots, .. } => {
                 let state = g.state(&format!("{name}.state"), [rows.slots, h, width, width], g.elem())?;
                 g.push(Wkv7Step::new(kernel), &[state, r, k, v, a, b, w, *slots])?[1]

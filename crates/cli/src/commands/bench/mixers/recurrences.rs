@@ -18,7 +18,7 @@ use memwall_kernels::gemm::Compute;
 use memwall_kernels::gla::{Form as GlaForm, Gla as GlaKernel, gla_form};
 use memwall_kernels::ridge::{Form as RidgeForm, Ridge as RidgeKernel, ridge_form};
 use memwall_kernels::wkv6::{Form as Wkv6Form, Wkv6 as Wkv6Kernel, wkv6_form};
-use memwall_kernels::wkv7::Wkv7 as Wkv7Kernel;
+use memwall_kernels::wkv7::{Wkv7 as Wkv7Kernel, wkv7_form};
 
 use super::sequence::{HEADS, KEYS, Like, Sequence, VALUES};
 
@@ -71,6 +71,11 @@ fn wkv6_chosen(_: Compute, tokens: usize) -> &'static str {
         Wkv6Form::Parallel => "parallel",
         Wkv6Form::Recurrent => "recurrent",
     }
+}
+
+fn wkv7_chosen(_: Compute, tokens: usize) -> &'static str {
+    let kernel = Wkv7Kernel::new(HEADS, KEYS, VALUES);
+    if wkv7_form(&kernel, &[tokens]) == DeltaForm::Chunked { "chunked" } else { "recurrent" }
 }
 
 /// Elements of the states of all heads.
@@ -147,11 +152,11 @@ pub const ALL: &[Recurrence] = &[
     },
     Recurrence {
         name: "wkv7",
-        forms: BY_TOKENS,
-        chosen: by_tokens,
+        forms: BY_CHUNKS,
+        chosen: wkv7_chosen,
         operations: |t| 9.0 * t * STATE,
         with_backward: 4.0,
-        build: |s, _| wkv7(s),
+        build: wkv7,
         step: Some(|s, _| wkv7_step(s)),
     },
     Recurrence {
@@ -329,9 +334,11 @@ fn wkv7_inputs(s: &mut Sequence) -> anyhow::Result<[Value; 6]> {
     Ok([r, k, v, a, b, s.rows("g", &[HEADS, KEYS], Like::LogGate)?])
 }
 
-fn wkv7(s: &mut Sequence) -> anyhow::Result<Value> {
+fn wkv7(s: &mut Sequence, form: &str) -> anyhow::Result<Value> {
     let [r, k, v, a, b, g] = wkv7_inputs(s)?;
-    Ok(s.g.push(Wkv7::new(Wkv7Kernel::new(HEADS, KEYS, VALUES)), &[r, k, v, a, b, g, s.offsets])?[0])
+    let form = if form == "chunked" { DeltaForm::Chunked } else { DeltaForm::Recurrent };
+    let op = Wkv7::new(Wkv7Kernel::new(HEADS, KEYS, VALUES), Some(form));
+    Ok(s.g.push(op, &[r, k, v, a, b, g, s.offsets])?[0])
 }
 
 fn wkv7_step(s: &mut Sequence) -> anyhow::Result<Value> {

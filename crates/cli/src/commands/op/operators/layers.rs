@@ -74,6 +74,7 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::Hgrn2(c) => c.form = memory,
         MixerConfig::Mlstm(c) => c.form = memory,
         MixerConfig::DeltaNet(delta) => delta.form = Some(DeltaForm::Chunked),
+        MixerConfig::Rwkv7(c) => c.form = Some(DeltaForm::Chunked),
         MixerConfig::GatedKalmanet(c) => c.form = Some(RidgeForm::Chunked),
         MixerConfig::Rwkv6(c) => c.form = memory,
         MixerConfig::Attention(_)
@@ -83,7 +84,6 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         | MixerConfig::Mamba(_)
         | MixerConfig::Rwkv4(_)
         | MixerConfig::Rwkv5(_)
-        | MixerConfig::Rwkv7(_)
         | MixerConfig::RwkvChannelMix(_) => {}
     }
     let (rows, tokens, width) = (b.size('B'), b.size('T'), b.size('D'));

@@ -6,7 +6,7 @@ use memwall_graph::ops::wkv4::{Wkv4, Wkv4Step};
 use memwall_graph::ops::wkv6::{Wkv6, Wkv6Step};
 use memwall_graph::ops::wkv7::{Wkv7, Wkv7Step};
 use memwall_kernels::wkv6::{Form as KernelForm, Wkv6 as Kernel6};
-use memwall_kernels::wkv7::Wkv7 as Kernel7;
+use memwall_kernels::wkv7::{Form as KernelForm7, Wkv7 as Kernel7};
 
 use super::sequences::cu_seqlens;
 use crate::commands::op::builder::{Builder, fixed};
@@ -105,8 +105,8 @@ pub const WKV7: Operator = Operator {
     ],
     weights: None,
     outputs: &[real("o", "B T H V", "outputs"), real("final_state", "S H K V", "the state of each sequence after")],
-    attributes: &[],
-    forms: &[],
+    attributes: &["chunk"],
+    forms: &[Form::Recurrent, Form::Chunked],
     how: How::Graph(wkv7),
 };
 
@@ -205,6 +205,7 @@ fn wkv6_step(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
 fn kernel_7(b: &Builder<'_>) -> anyhow::Result<Kernel7> {
     check_decays(b)?;
     let kernel = Kernel7::new(b.size('H'), b.size('K'), b.size('V'));
+    let kernel = Kernel7 { chunk: b.attributes.count("chunk").unwrap_or(kernel.chunk), ..kernel };
     kernel.check_options()?;
     Ok(kernel)
 }
@@ -214,7 +215,11 @@ fn wkv7(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
     let [r, k, a, to, w] = rows(b, ["r", "k", "a", "b", "log_decay"], &[kernel.heads, kernel.key_width])?;
     let [v] = rows(b, ["v"], &[kernel.heads, kernel.value_width])?;
     let (cu, _) = cu_seqlens(b)?;
-    let out = b.g.push(Wkv7::new(kernel), &[r, k, v, a, to, w, cu])?;
+    let form = match b.form {
+        Some(Form::Chunked) => KernelForm7::Chunked,
+        _ => KernelForm7::Recurrent,
+    };
+    let out = b.g.push(Wkv7::new(kernel, Some(form)), &[r, k, v, a, to, w, cu])?;
     outputs(b, "o", &out, &[kernel.heads, kernel.value_width])
 }
 
