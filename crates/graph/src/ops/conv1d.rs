@@ -3,6 +3,7 @@
 use memwall_kernels::Real;
 use memwall_kernels::conv1d::{Conv1d as Kernel, MAX_TAPS, conv1d, conv1d_backward, conv1d_step};
 
+use super::check_slots;
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -147,10 +148,8 @@ impl Op for Conv1dStep {
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
-        let (slots, count) = (io.input::<i32>(2), io.out_sizes(0).axis(0));
-        if let Some(slot) = slots.iter().find(|&&s| s < 0 || s as usize >= count) {
-            return Err(format!("state slot {slot} of {count}"));
-        }
+        let slots = io.input::<i32>(2);
+        check_slots(slots, io.out_sizes(0).axis(0))?;
         real!(io.out_dtype(1), T => {
             let bias = (io.inputs() > 4).then(|| io.input::<T>(4));
             conv1d_step::<T>(io.pool(), &self.kernel, io.input(1), io.input(3), bias, slots, io.output(0), io.output(1));

@@ -6,7 +6,7 @@ use memwall_kernels::gla::{
     gla_step,
 };
 
-use super::recurrent;
+use super::{check_rows, check_slots, recurrent};
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -41,14 +41,7 @@ fn check_shapes(k: &Kernel, gate: GateShape, inputs: &[&Type]) -> Result<(), Str
         GateShape::Head => want.push(("g", vec![hk])),
         GateShape::Channel => want.push(("g", vec![hk, k.key_width])),
     }
-    for ((name, tail), ty) in want.into_iter().zip(inputs) {
-        let mut dims = vec![n];
-        dims.extend(tail.iter().map(|&d| Dim::fixed(d)));
-        if ty.shape.dims() != dims {
-            return Err(format!("{name} is {}, [N, {tail:?}] is needed", ty.shape));
-        }
-    }
-    Ok(())
+    want.into_iter().zip(inputs).try_for_each(|((name, tail), ty)| check_rows(name, ty, n, &tail))
 }
 
 /// S_t = diag(e^{g_t}) S_{t−1} + k_t v_tᵀ, o_t = scale · q_tᵀ S_t. Inputs: q [N, H, K], k [N, Hk, K],
@@ -74,10 +67,7 @@ impl Gla {
     }
 
     fn form(&self, cu: &[i32]) -> Form {
-        self.form.unwrap_or_else(|| {
-            let longest = cu.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
-            gla_form(&self.kernel, &[longest])
-        })
+        self.form.unwrap_or_else(|| gla_form(&self.kernel, &[recurrent::longest(cu)]))
     }
 
     fn forms(&self) -> Vec<Form> {
@@ -99,14 +89,9 @@ impl Op for Gla {
         check_shapes(&self.kernel, self.gate, &shaped)?;
         let (k, dtype) = (&self.kernel, inputs[0].dtype);
         let n = inputs[0].shape.dims()[0];
-        let Some(sequences) = inputs[3].shape.dims().first().and_then(|d| d.minus(1)) else {
-            return Err(format!("cu_seqlens is {}, [B + 1] is needed", inputs[3].shape));
-        };
         let o = Type::new([n, k.heads.into(), k.value_width.into()], dtype);
-        let state = Type::new([sequences, k.heads.into(), k.key_width.into(), k.value_width.into()], dtype);
-        if self.initial_state && inputs.last() != Some(&&state) {
-            return Err(format!("the first states are {}, {state} is needed", inputs[inputs.len() - 1]));
-        }
+        let first = self.initial_state.then(|| inputs[inputs.len() - 1]);
+        let state = recurrent::states(inputs[3], &[k.heads, k.key_width, k.value_width], dtype, first)?;
         Ok(vec![o, state])
     }
 
@@ -141,23 +126,8 @@ impl Op for Gla {
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
-        if node.grads.iter().all(Option::is_none) {
-            return Ok(vec![None; node.inputs.len()]);
-        }
-        let mut inputs = node.inputs.to_vec();
-        inputs.push(match node.grads[0] {
-            Some(d_o) => d_o,
-            None => g.push1(super::fill::Fill::new(g.ty(node.outputs[0]).clone(), 0.0), &[])?,
-        });
-        inputs.extend(node.grads[1]);
         let op = GlaBackward { forward: self.clone(), d_final_state: node.grads[1].is_some() };
-        let made = g.push(op, &inputs)?;
-        // Gradients come as q, k, v, g, states; inputs have cu_seqlens after v.
-        let mut made = made.into_iter().map(Some);
-        let mut grads: Vec<Option<Value>> = made.by_ref().take(3).collect();
-        grads.push(None);
-        grads.extend(made);
-        Ok(grads)
+        recurrent::backward_with_states(g, node, 3, &[], op)
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
@@ -274,11 +244,7 @@ impl Op for GlaStep {
         shaped.extend(inputs.get(5));
         check_shapes(&self.kernel, self.gate, &shaped)?;
         let k = &self.kernel;
-        let tail: Vec<Option<usize>> = inputs[0].shape.dims().iter().skip(1).map(|d| d.known()).collect();
-        if tail != [Some(k.heads), Some(k.key_width), Some(k.value_width)] {
-            let want = [k.heads, k.key_width, k.value_width];
-            return Err(format!("states are {}, [slots, {want:?}] is needed", inputs[0].shape));
-        }
+        recurrent::check_states(inputs[0], [k.heads, k.key_width, k.value_width])?;
         let o = [inputs[1].shape.dims()[0], k.heads.into(), k.value_width.into()];
         Ok(vec![inputs[0].clone(), Type::new(o, inputs[1].dtype)])
     }
@@ -286,10 +252,7 @@ impl Op for GlaStep {
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         fn go<T: Real>(op: &GlaStep, io: &Io<'_>) -> Result<(), String> {
             let slots = io.input::<i32>(4);
-            let count = io.out_sizes(0).axis(0);
-            if let Some(slot) = slots.iter().find(|&&s| s < 0 || s as usize >= count) {
-                return Err(format!("state slot {slot} of {count}"));
-            }
+            check_slots(slots, io.out_sizes(0).axis(0))?;
             let (q, k, v) = (io.input(1), io.input(2), io.input(3));
             let g = gate::<T>(op.gate, io, 5);
             gla_step::<T>(io.pool(), &op.kernel, q, k, v, g, slots, io.output(0), io.output(1));

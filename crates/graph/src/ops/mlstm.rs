@@ -2,6 +2,7 @@
 
 use memwall_kernels::mlstm::{mlstm_gates, mlstm_gates_backward, mlstm_gates_step};
 
+use super::check_slots;
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -127,10 +128,8 @@ impl Op for MlstmGatesStep {
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
-        let (slots, count) = (io.input::<i32>(3), io.out_sizes(0).axis(0));
-        if let Some(slot) = slots.iter().find(|&&s| s < 0 || s as usize >= count) {
-            return Err(format!("state slot {slot} of {count}"));
-        }
+        let slots = io.input::<i32>(3);
+        check_slots(slots, io.out_sizes(0).axis(0))?;
         let heads = io.in_sizes(1).width();
         real!(io.out_dtype(1), T => {
             let (i, f, m) = (io.input::<T>(1), io.input(2), io.output(0));

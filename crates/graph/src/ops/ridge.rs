@@ -6,7 +6,7 @@ use memwall_kernels::ridge::{
     ridge_forward, ridge_scratch, ridge_step,
 };
 
-use super::recurrent;
+use super::{check_rows, check_slots, recurrent};
 use crate::graph::{Graph, Value};
 use crate::io::Io;
 use crate::op::{Alias, Backward, Cost, Gradient, NodeSizes, Op, Rows};
@@ -22,14 +22,7 @@ fn check_shapes(k: &Kernel, inputs: &[&Type]) -> Result<(), String> {
     let n = inputs[0].shape.dims().first().copied().unwrap_or(Dim::fixed(0));
     let rows = vec![k.heads, k.width];
     let want = [("q", rows.clone()), ("k", rows), ("g", vec![k.heads])];
-    for ((name, tail), ty) in want.into_iter().zip(inputs) {
-        let mut dims = vec![n];
-        dims.extend(tail.iter().map(|&d| Dim::fixed(d)));
-        if ty.shape.dims() != dims {
-            return Err(format!("{name} is {}, [N, {tail:?}] is needed", ty.shape));
-        }
-    }
-    Ok(())
+    want.into_iter().zip(inputs).try_for_each(|((name, tail), ty)| check_rows(name, ty, n, &tail))
 }
 
 /// H_t = e^{g_t} H_{t−1} + k_t k_tᵀ, x_t = (H_t + a ‖H_t‖_F I)⁻¹ q_t. Inputs: q and k [N, H, D],
@@ -56,10 +49,7 @@ impl Ridge {
     }
 
     fn form(&self, cu: &[i32]) -> Form {
-        self.form.unwrap_or_else(|| {
-            let longest = cu.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
-            ridge_form(&[longest])
-        })
+        self.form.unwrap_or_else(|| ridge_form(&[recurrent::longest(cu)]))
     }
 
     fn kernel_inputs<'a, T: Real>(&self, io: &Io<'a>) -> RidgeInputs<'a, T> {
@@ -86,13 +76,8 @@ impl Op for Ridge {
         shaped.extend(inputs.get(3).filter(|_| self.gated));
         check_shapes(&self.kernel, &shaped)?;
         let (k, dtype) = (&self.kernel, inputs[0].dtype);
-        let Some(sequences) = inputs[2].shape.dims().first().and_then(|d| d.minus(1)) else {
-            return Err(format!("cu_seqlens is {}, [B + 1] is needed", inputs[2].shape));
-        };
-        let state = Type::new([sequences, k.heads.into(), k.width.into(), k.width.into()], dtype);
-        if self.initial_state && inputs.last() != Some(&&state) {
-            return Err(format!("the first states are {}, {state} is needed", inputs[inputs.len() - 1]));
-        }
+        let first = self.initial_state.then(|| inputs[inputs.len() - 1]);
+        let state = recurrent::states(inputs[2], &[k.heads, k.width, k.width], dtype, first)?;
         Ok(vec![inputs[0].clone(), state])
     }
 
@@ -112,24 +97,8 @@ impl Op for Ridge {
     }
 
     fn backward(&self, g: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
-        if node.grads.iter().all(Option::is_none) {
-            return Ok(vec![None; node.inputs.len()]);
-        }
-        let mut inputs = node.inputs.to_vec();
-        inputs.push(node.outputs[0]);
-        inputs.push(match node.grads[0] {
-            Some(d_out) => d_out,
-            None => g.push1(super::fill::Fill::new(g.ty(node.outputs[0]).clone(), 0.0), &[])?,
-        });
-        inputs.extend(node.grads[1]);
         let op = RidgeBackward { forward: self.clone(), d_final_state: node.grads[1].is_some() };
-        let made = g.push(op, &inputs)?;
-        // Gradients come as q, k, g, states; inputs have cu_seqlens after k.
-        let mut made = made.into_iter().map(Some);
-        let mut grads: Vec<Option<Value>> = made.by_ref().take(2).collect();
-        grads.push(None);
-        grads.extend(made);
-        Ok(grads)
+        recurrent::backward_with_states(g, node, 2, &node.outputs[..1], op)
     }
 
     fn cost(&self, sizes: &NodeSizes<'_>) -> Cost {
@@ -231,21 +200,14 @@ impl Op for RidgeStep {
         let mut shaped = vec![inputs[1], inputs[2]];
         shaped.extend(inputs.get(4));
         check_shapes(&self.kernel, &shaped)?;
-        let want = [self.kernel.heads, self.kernel.width, self.kernel.width];
-        let tail: Vec<Option<usize>> = inputs[0].shape.dims().iter().skip(1).map(|d| d.known()).collect();
-        if tail != want.map(Some) {
-            return Err(format!("states are {}, [slots, {want:?}] is needed", inputs[0].shape));
-        }
+        recurrent::check_states(inputs[0], [self.kernel.heads, self.kernel.width, self.kernel.width])?;
         Ok(vec![inputs[0].clone(), inputs[1].clone()])
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
         fn go<T: Real>(op: &RidgeStep, io: &Io<'_>) -> Result<(), String> {
             let slots = io.input::<i32>(3);
-            let count = io.out_sizes(0).axis(0);
-            if let Some(slot) = slots.iter().find(|&&s| s < 0 || s as usize >= count) {
-                return Err(format!("state slot {slot} of {count}"));
-            }
+            check_slots(slots, io.out_sizes(0).axis(0))?;
             let g = op.gated.then(|| io.input::<T>(4));
             let (q, k) = (io.input(1), io.input(2));
             ridge_step::<T>(io.pool(), &op.kernel, q, k, g, slots, io.output(0), io.output(1));

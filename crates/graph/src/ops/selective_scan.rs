@@ -57,11 +57,8 @@ impl Op for SelectiveScan {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         let shapes = check(inputs)?;
-        let Some(sequences) = inputs[6].shape.dims().first().and_then(|d| d.minus(1)) else {
-            return Err(format!("cu_seqlens is {}, [B + 1] is needed", inputs[6].shape));
-        };
-        let state = [sequences, shapes.states.into(), shapes.channels.into()];
-        Ok(vec![inputs[0].clone(), Type::new(state, inputs[0].dtype)])
+        let state = recurrent::states(inputs[6], &[shapes.states, shapes.channels], inputs[0].dtype, None)?;
+        Ok(vec![inputs[0].clone(), state])
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {

@@ -44,10 +44,7 @@ impl Op for Wkv4 {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         let (_, channels) = check(inputs)?;
-        let Some(sequences) = inputs[4].shape.dims().first().and_then(|d| d.minus(1)) else {
-            return Err(format!("cu_seqlens is {}, [B + 1] is needed", inputs[4].shape));
-        };
-        let state = Type::new([sequences, STATE_ROWS.into(), channels.into()], inputs[2].dtype);
+        let state = recurrent::states(inputs[4], &[STATE_ROWS, channels], inputs[2].dtype, None)?;
         Ok(vec![inputs[3].clone(), state])
     }
 

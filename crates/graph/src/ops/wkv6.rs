@@ -49,10 +49,7 @@ impl Wkv6 {
     }
 
     fn form(&self, cu: &[i32]) -> Form {
-        self.form.unwrap_or_else(|| {
-            let longest = cu.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
-            wkv6_form(&self.kernel, &[longest])
-        })
+        self.form.unwrap_or_else(|| wkv6_form(&self.kernel, &[recurrent::longest(cu)]))
     }
 
     fn forms(&self) -> Vec<Form> {
@@ -68,11 +65,8 @@ impl Op for Wkv6 {
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         check(&self.kernel, inputs)?;
         let (k, dtype) = (&self.kernel, inputs[0].dtype);
-        let Some(sequences) = inputs[5].shape.dims().first().and_then(|d| d.minus(1)) else {
-            return Err(format!("cu_seqlens is {}, [B + 1] is needed", inputs[5].shape));
-        };
-        let state = [sequences, k.heads.into(), k.key_width.into(), k.value_width.into()];
-        Ok(vec![inputs[2].clone(), Type::new(state, dtype)])
+        let state = recurrent::states(inputs[5], &[k.heads, k.key_width, k.value_width], dtype, None)?;
+        Ok(vec![inputs[2].clone(), state])
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
@@ -175,8 +169,7 @@ impl Op for Wkv6Step {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         let (n, k) = (check(&self.kernel, &inputs[1..])?, &self.kernel);
-        let slots = inputs[0].shape.dims().first().copied().unwrap_or(Dim::fixed(0));
-        check_rows("the states", inputs[0], slots, &[k.heads, k.key_width, k.value_width])?;
+        recurrent::check_states(inputs[0], [k.heads, k.key_width, k.value_width])?;
         check_rows("slots", inputs[6], n, &[])?;
         Ok(vec![inputs[0].clone(), inputs[3].clone()])
     }

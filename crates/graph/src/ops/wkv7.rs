@@ -50,10 +50,7 @@ impl Wkv7 {
     }
 
     fn form(&self, cu: &[i32]) -> Form {
-        self.form.unwrap_or_else(|| {
-            let longest = cu.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
-            wkv7_form(&self.kernel, &[longest])
-        })
+        self.form.unwrap_or_else(|| wkv7_form(&self.kernel, &[recurrent::longest(cu)]))
     }
 
     fn forms(&self) -> Vec<Form> {
@@ -69,11 +66,8 @@ impl Op for Wkv7 {
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         check(&self.kernel, inputs)?;
         let (k, dtype) = (&self.kernel, inputs[0].dtype);
-        let Some(sequences) = inputs[6].shape.dims().first().and_then(|d| d.minus(1)) else {
-            return Err(format!("cu_seqlens is {}, [B + 1] is needed", inputs[6].shape));
-        };
-        let state = [sequences, k.heads.into(), k.key_width.into(), k.value_width.into()];
-        Ok(vec![inputs[2].clone(), Type::new(state, dtype)])
+        let state = recurrent::states(inputs[6], &[k.heads, k.key_width, k.value_width], dtype, None)?;
+        Ok(vec![inputs[2].clone(), state])
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {

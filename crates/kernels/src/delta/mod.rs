@@ -34,7 +34,7 @@ mod step;
 mod tests;
 
 pub use crate::gla::Gate;
-pub use check::{DeltaError, MOST_KEYS};
+pub use check::MOST_KEYS;
 pub(crate) use chunk::SUB;
 pub use step::delta_step;
 

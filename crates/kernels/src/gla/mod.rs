@@ -31,7 +31,6 @@ mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use check::GlaError;
 pub use step::gla_step;
 
 use crate::gemm::Compute;

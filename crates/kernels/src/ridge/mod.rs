@@ -31,7 +31,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use check::{MOST_WIDTH, RidgeError};
+pub use check::MOST_WIDTH;
 pub use step::ridge_step;
 
 use crate::gla::pack::Rows;

@@ -24,9 +24,9 @@ mod shifted;
 mod tests;
 
 pub use crate::gla::Form;
-pub use check::{MOST_KEYS, WkvError};
+pub use check::MOST_KEYS;
 
-pub(crate) use check::{check_decays, check_offsets, check_state, check_widths, expect};
+pub(crate) use check::check_widths;
 
 use crate::disjoint::Disjoint;
 use crate::gemm::Compute;

@@ -25,7 +25,7 @@ mod recurrent;
 mod tests;
 
 pub use crate::delta::Form;
-pub use crate::wkv6::{MOST_KEYS, WkvError};
+pub use crate::wkv6::MOST_KEYS;
 
 use crate::delta::SUB;
 use crate::gla::{longest, scratch_bytes};
