@@ -134,7 +134,7 @@ impl Dtype {
 
     /// The type whose name is most like `name`, for "did you mean".
     pub fn nearest_name(name: &str) -> &'static str {
-        most_alike(name, Dtype::ALL.map(Dtype::name))
+        most_alike(name, Dtype::ALL.map(Dtype::name).into())
     }
 
     /// The type of that name in any case, or `None`.
@@ -144,10 +144,10 @@ impl Dtype {
 }
 
 /// The first of the names that is most like `name`, case and separators aside.
-pub(crate) fn most_alike<const N: usize>(name: &str, names: [&'static str; N]) -> &'static str {
+pub(crate) fn most_alike<S: AsRef<str> + Default>(name: &str, names: Vec<S>) -> S {
     let plain = |s: &str| s.replace(['_', '-', ' '], "").to_ascii_uppercase();
     let name = plain(name);
-    let score = |candidate: &str| strsim::jaro_winkler(&plain(candidate), &name);
+    let score = |candidate: &S| strsim::jaro_winkler(&plain(candidate.as_ref()), &name);
     names.into_iter().rev().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default()
 }
 
