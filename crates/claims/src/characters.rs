@@ -59,6 +59,7 @@ impl Characters {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         }
     }
 }

@@ -491,6 +491,7 @@ fn surprise_of_letters(run: &Run, time: usize, seed: u64) -> Result<f64, Error> 
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     };
     Ok(training.trial(run, &model, &task, 3e-3, seed)?.score)
 }

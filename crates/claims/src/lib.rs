@@ -23,6 +23,7 @@ mod flashattention;
 mod fp8_vs_int8;
 mod gated_attention;
 mod gated_linear_attention;
+mod hybrid_gated_flow;
 mod int_vs_fp;
 mod largest;
 pub mod laws;

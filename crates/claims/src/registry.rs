@@ -7,6 +7,7 @@ use crate::{
     fp8_vs_int8::Fp8VersusInt8,
     gated_attention::GatedAttention,
     gated_linear_attention::GatedLinearAttention,
+    hybrid_gated_flow::HybridGatedFlow,
     int_vs_fp::IntVersusFp,
     selectivity::SelectivBench,
     systems::{System, systems},
@@ -15,6 +16,7 @@ use crate::{
 
 /// Every claim, by rising number. A new claim is one file and one line here.
 static CLAIMS: &[&dyn Claim] = &[
+    &HybridGatedFlow,
     &GatedAttention,
     &BlockQuantization,
     &Zoology,

@@ -248,6 +248,7 @@ mod tests {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         }
     }
 

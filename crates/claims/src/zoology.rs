@@ -133,5 +133,6 @@ fn model(arm: &str, sizes: &Sizes) -> ModelConfig {
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     }
 }

@@ -47,6 +47,7 @@ fn mixed() -> ModelConfig {
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     }
 }
 

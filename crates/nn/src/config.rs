@@ -19,6 +19,7 @@ use crate::mixers::rwkv5::Rwkv5Config;
 use crate::mixers::rwkv6::Rwkv6Config;
 use crate::mixers::rwkv7::Rwkv7Config;
 use crate::mixers::short_conv::ShortConvConfig;
+use crate::quantization::QuantizationConfig;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct ModelConfig {
     /// A norm of the same kind on the embedding, as in RWKV.
     #[serde(default, skip_serializing_if = "is_default")]
     pub embedding_norm: bool,
+    /// How linear layers of blocks round what they multiply; not at all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationConfig>,
 }
 
 /// Whether a key need not be written.
@@ -167,6 +171,8 @@ pub enum Activation {
     GeluErf,
     /// max(x, 0).
     Relu,
+    /// max(x, 0)².
+    Relu2,
 }
 
 /// The widest layer: far beyond any model, and small enough that sizes of tensors can be computed.
@@ -254,7 +260,8 @@ impl ModelConfig {
             let key = format!("layers.{i}.mixer");
             layer.mixer.check(&key)?;
             layer.channel.check(&format!("layers.{i}.channel"))?;
+            self.quantization.as_ref().map_or(Ok(()), |q| q.check_layer(layer, &format!("layers.{i}")))?;
         }
-        Ok(())
+        self.quantization.as_ref().map_or(Ok(()), |q| q.check("quantization"))
     }
 }

@@ -150,6 +150,8 @@ impl ModelConfig {
         x: Value,
     ) -> Result<Value, GraphError> {
         let (layer, name) = (&self.layers[i], format!("model.layers.{i}"));
+        let rounding = self.quantization.as_ref().map(|q| types.rounding(q, self.norm_eps));
+        let types = rounding.as_ref().unwrap_or(types);
         g.segment(|g| {
             g.scope(format!("layers.{i}"), |g| {
                 let h = self.norm(g, &format!("{name}.input_layernorm"), x)?;

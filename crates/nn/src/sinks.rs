@@ -153,6 +153,7 @@ mod tests {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         };
         let tokens: usize = LENGTHS.iter().sum();
         let mut g = Graph::new(Dtype::F32);

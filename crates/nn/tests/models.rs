@@ -202,6 +202,7 @@ fn model(mixer: MixerConfig, channel: ChannelConfig) -> ModelConfig {
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 31] = [
+pub const MODELS: [&str; 33] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -44,6 +44,8 @@ pub const MODELS: [&str; 31] = [
     "qwen3_next",
     "qwen3_next_apart",
     "infinite_vl",
+    "bitnet",
+    "bitnet_llama",
 ];
 
 fn shape(sizes: &Value) -> Vec<usize> {

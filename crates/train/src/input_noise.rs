@@ -83,6 +83,7 @@ mod tests {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         };
         let options = TrainerOptions {
             tokens: 6,

@@ -24,6 +24,7 @@ fn a_step_allocates_nothing_alone_or_over_several_micro_batches() {
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     };
     let batch = |seed: i32| {
         let ids: Vec<i32> = (0..33).map(|i| (i * i * 7 + i + seed) % 64).collect();

@@ -24,6 +24,7 @@ fn model(mixers: [MixerConfig; LAYERS]) -> ModelConfig {
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     }
 }
 

@@ -109,6 +109,7 @@ impl Frame {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         }
     }
 }

@@ -134,6 +134,7 @@ impl Recall {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         }
     }
 }

@@ -113,6 +113,7 @@ fn config(
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     })
 }
 

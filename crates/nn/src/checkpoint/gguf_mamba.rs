@@ -74,6 +74,7 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     };
     Ok(Checkpoint { config, tensors, unread: Vec::new(), assembled: BTreeMap::new(), naming: &NAMING })
 }

@@ -93,6 +93,7 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
         learned_positions: false,
         norm: NormKind::Layer,
         embedding_norm: true,
+        quantization: None,
     };
     Ok(Checkpoint { config, tensors, unread: Vec::new(), assembled: BTreeMap::new(), naming: &NAMING })
 }

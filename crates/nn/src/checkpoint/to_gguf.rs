@@ -163,6 +163,10 @@ impl Shared<'_> {
 
 /// The architecture that a model is of, if it has nothing that the architecture has not.
 fn shared(config: &ModelConfig) -> Option<Shared<'_>> {
+    if config.quantization.is_some() {
+        // Other engines do not round what layers read as memwall does.
+        return None;
+    }
     alike(config).or_else(|| lfm2(config))
 }
 
@@ -268,6 +272,7 @@ mod tests {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         }
     }
 

@@ -107,6 +107,7 @@ mod tests {
             learned_positions: false,
             norm: Default::default(),
             embedding_norm: false,
+            quantization: None,
         };
         let mut rewrite = Rewrite::of(&config);
         rewrite.edit("w", Edit::Rows(vec![2.0, 3.0]));

@@ -49,6 +49,7 @@ pub const ALL: &[Attribute] = &[
     attribute("cache", Kind::Text, "how a cache stores keys and values: f32 (if absent), f16, bf16 or q8_0"),
     attribute("causal", Kind::Switch, "a query sees keys up to its own position, aligned at the bottom right"),
     attribute("chunk", Kind::Count, "tokens of a chunk, a multiple of 16; 64 if absent"),
+    attribute("columns", Kind::Switch, "blocks lie down the columns, not along the rows"),
     attribute("config", Kind::Text, "a layer's configuration as JSON, with the keys of a recipe"),
     attribute("constant", Kind::Number, "the constant of the function; required"),
     attribute("dropout", Kind::Number, "share of attention weights that is dropped, in [0, 1); 0 if absent"),
@@ -60,6 +61,12 @@ pub const ALL: &[Attribute] = &[
     attribute("heads", Kind::Count, "how many heads; required"),
     attribute("interleaved", Kind::Switch, "channels 2i and 2i + 1 are a pair, rather than i and i + half"),
     attribute("learning-rate", Kind::Number, "η; required"),
+    attribute(
+        "quantizer",
+        Kind::Text,
+        "what numbers are rounded to, format or format:span, e.g. ternary, int8:row, int4:group32, mxfp4, Q4_K; required",
+    ),
+    attribute("reached", Kind::Switch, "the gradient is 0 where the format clips; it passes everywhere if absent"),
     attribute("rotary-dim", Kind::Count, "channels that are turned, an even number; all if absent"),
     attribute("scale", Kind::Number, "factor of the products of queries and keys; 1/√K if absent"),
     attribute(

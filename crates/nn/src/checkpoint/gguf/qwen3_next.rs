@@ -70,6 +70,7 @@ pub(super) fn config(
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     })
 }
 

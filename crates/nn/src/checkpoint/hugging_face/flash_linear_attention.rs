@@ -136,6 +136,7 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     })
 }
 

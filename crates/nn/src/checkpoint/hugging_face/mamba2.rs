@@ -77,6 +77,7 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
         learned_positions: false,
         norm: Default::default(),
         embedding_norm: false,
+        quantization: None,
     })
 }
 
