@@ -130,7 +130,7 @@ impl Claim for HybridGatedFlow {
             .collect();
         let apart: Vec<f64> = ends[0].iter().zip(&ends[1]).map(|(a, b)| (a - b).abs()).collect();
         let points = RANKS.iter().zip(by_rank).map(|(&rank, per_seed)| Point { x: rank as f64, per_seed });
-        let flat = |arm: &str| Line {
+        let flat = |arm: &'static str| Line {
             name: arm.to_owned(),
             points: RANKS.iter().map(|&rank| Point { x: rank as f64, per_seed: scores(arm).to_vec() }).collect(),
         };

@@ -117,7 +117,7 @@ fn a_format_that_changes_what_was_rounded_is_refused() {
     let error = both("weights = \"int4:group32\"", Some(Dtype::Q8_0)).expect_err("refused");
     assert!(error.contains("int4:group32") && error.contains("Q8_0") && error.contains("export it as F32"), "{error}");
     let error = both("weights = \"ternary_f16\"", Some(Dtype::Q4_K)).expect_err("refused");
-    assert!(error.contains("q_proj") && error.contains("export it as TQ2_0"), "{error}");
+    assert!(error.contains("ternary_f16") && error.contains("export it as TQ2_0"), "{error}");
 }
 
 #[test]
@@ -151,10 +151,7 @@ fn resuming_gives_the_same_bits() {
     std::fs::write(folder.path().join("text.txt"), text(2000)).expect("written");
     let mut recipe = example();
     recipe.data.files = vec!["text.txt".into()];
-    let model = recipe.model.as_mut().expect("a model");
-    model.vocab_size = 280;
-    model.layers.retain(|l| matches!(l.mixer, memwall_nn::MixerConfig::Attention(_)));
-    model.layers.truncate(1);
+    recipe.model.as_mut().expect("a model").vocab_size = 280;
     recipe.train.steps = 8;
     recipe.train.warm_up = 2;
     recipe.train.checkpoint_every = 3;
