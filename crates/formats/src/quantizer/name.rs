@@ -80,7 +80,8 @@ fn names() -> Vec<String> {
 
 /// The name that begins so, or that is most like it.
 fn nearest(name: &str) -> String {
-    let begins = |whole: &String| !name.is_empty() && whole.to_ascii_lowercase().starts_with(&name.to_ascii_lowercase());
+    let begins =
+        |whole: &String| !name.is_empty() && whole.to_ascii_lowercase().starts_with(&name.to_ascii_lowercase());
     names().into_iter().find(begins).unwrap_or_else(|| most_alike(name, names()))
 }
 

@@ -3,7 +3,8 @@
 use anyhow::bail;
 use memwall_formats::hub::Scheme;
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, GgufForm, MixerConfig, ModelConfig, QuantizationConfig, RopeConfig, RopeScaling,
+    Activation, AttentionConfig, ChannelConfig, GgufForm, MixerConfig, ModelConfig, QuantizationConfig, RopeConfig,
+    RopeScaling,
 };
 use serde_json::{Map, Value, json};
 
