@@ -23,8 +23,8 @@ WORK = ["step f32", "step recompute f32", "step bf16", "step recompute bf16", "g
 def ours(o, what, dtype):
     """Our command for `step`, `step recompute`, `gla`, `gla recurrent` or `gla chunked`."""
     what, *option = what.split()
-    extra = ["--form", *(option or ["auto"])] if what == "gla" else [f"--{name}" for name in option]
-    return [o.memwall, "bench", f"--{what}", "--dtype", dtype, "-t", str(o.threads), "--repeats", str(o.steps), "--json", *extra]
+    extra = [f"--{name}" for name in option] if what == "step" else [what, "--form", *(option or ["auto"])]
+    return [o.memwall, "bench", "--step" if what == "step" else "--mixers", "--dtype", dtype, "-t", str(o.threads), "--repeats", str(o.steps), "--json", *extra]
 
 
 def main():

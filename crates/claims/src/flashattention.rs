@@ -422,8 +422,8 @@ fn traffic(n: usize) -> Traffic {
     }
 }
 
-/// Least squares.
-fn slope(points: &[(f64, f64)]) -> f64 {
+/// The slope of a line through points (x, y), by least squares.
+pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), p| (x + p.0 / count, y + p.1 / count));
     let (xy, xx) = points.iter().fold((0.0, 0.0), |(xy, xx), p| (xy + (p.0 - x) * (p.1 - y), xx + (p.0 - x).powi(2)));
@@ -481,17 +481,13 @@ fn surprise_of_letters(run: &Run, time: usize, seed: u64) -> Result<f64, Error> 
     let attention = AttentionConfig { rope: Some(RopeConfig::default()), ..AttentionConfig::new(1, 1, 64) };
     let mixers = [MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }), MixerConfig::Attention(attention)];
     let model = ModelConfig {
-        vocab_size: letters,
-        d_model: 64,
-        max_context: PIECE,
-        layers: mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
-        norm_eps: 1e-5,
         tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
-        quantization: None,
+        ..ModelConfig::new(
+            letters,
+            64,
+            PIECE,
+            mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
+        )
     };
     Ok(training.trial(run, &model, &task, 3e-3, seed)?.score)
 }

@@ -13,6 +13,7 @@
 //!
 //! [`registry`] lists the claims; [`laws`] are the laws that every one keeps.
 
+mod block;
 mod block_quantization;
 mod characters;
 pub mod claim;
@@ -21,22 +22,27 @@ mod error;
 pub mod evidence;
 mod flashattention;
 mod fp8_vs_int8;
+mod gated_associative;
 mod gated_attention;
+mod gated_kalmanet;
 mod gated_linear_attention;
 mod hybrid_gated_flow;
 mod int_vs_fp;
 mod largest;
 pub mod laws;
+mod lfm2;
 mod machine;
 pub mod plot;
 mod random;
 pub mod readme;
+mod recall;
 pub mod registry;
 mod repeats;
 pub mod report;
 pub mod reproduce;
 pub mod results;
 pub mod run;
+mod sambay;
 mod selectivity;
 pub mod sweep;
 pub mod systems;

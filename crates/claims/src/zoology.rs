@@ -9,12 +9,9 @@
 //!
 //! Falsifier: attention that sees 4 tokens, in place of attention that sees all.
 
-use memwall_nn::{AttentionConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig};
-use memwall_tasks::{GeneratedData, GeneratedTask, GeneratorConfig, MqarConfig};
-
 use crate::{
-    About, Bar, Better, Check, Claim, Error, Falsifier, Kind, Measured, Outcome, Run, SweepPlan, TuneOn, sweep,
-    trial::{Figure, Training},
+    About, Bar, Better, Check, Claim, Error, Falsifier, Kind, Measured, Outcome, Run, SweepPlan, TuneOn,
+    recall::Recall, sweep,
 };
 
 const SOLVED: &str = "recall of convolution and attention";
@@ -39,14 +36,6 @@ static ABOUT: About = About {
 /// The claim of Zoology.
 pub struct Zoology;
 
-/// Sizes of the experiment.
-struct Sizes {
-    vocabulary: usize,
-    time: usize,
-    pairs: usize,
-    width: usize,
-}
-
 const ATTENTION: &str = "convolution, attention";
 const WINDOW: &str = "convolution, attention to 4 tokens";
 const ALONE: &str = "attention, attention";
@@ -58,18 +47,7 @@ impl Claim for Zoology {
     }
 
     fn run(&self, run: &Run) -> Result<Outcome, Error> {
-        let sizes = run.pick(
-            Sizes { vocabulary: 40, time: 16, pairs: 2, width: 8 },
-            Sizes { vocabulary: 128, time: 64, pairs: 8, width: 64 },
-            Sizes { vocabulary: 8192, time: 256, pairs: 16, width: 128 },
-        );
-        let training = Training {
-            steps: run.pick(4, 1200, 20_000),
-            batch: run.pick(4, 32, 64),
-            time: sizes.time,
-            measured: run.pick(2, 16, 32),
-            figure: Figure::Accuracy,
-        };
+        let recall = Recall::new(run);
         let plan = SweepPlan {
             what: "recall",
             arms: &[WINDOW, ATTENTION, ALONE, CONVOLUTIONS],
@@ -78,11 +56,16 @@ impl Claim for Zoology {
             tune_on: TuneOn::FirstSeed,
         };
         let swept = sweep(run, plan, |arm, rate, seed| {
-            let task = task(&sizes, &training, seed)?;
-            training.trial(run, &model(arm, &sizes), &task, rate, seed)
+            let mixers = match arm {
+                ATTENTION => [recall.convolution(), recall.attention(None)],
+                WINDOW => [recall.convolution(), recall.attention(Some(4))],
+                ALONE => [recall.attention(None), recall.attention(None)],
+                _ => [recall.convolution(), recall.convolution()],
+            };
+            recall.trial(run, mixers, rate, seed)
         })?;
         let scores = |arm| swept.scores(arm).unwrap_or(&[]);
-        let plateau = 1.0 / sizes.pairs as f64;
+        let plateau = 1.0 / recall.pairs as f64;
         let distance: Vec<f64> = scores(ALONE).iter().map(|a| (a - plateau).abs()).collect();
         Ok(Outcome::new()
             .check(SOLVED, Measured::values(scores(ATTENTION)))
@@ -90,49 +73,7 @@ impl Claim for Zoology {
             .check(PLATEAU, Measured::values(&distance))
             .check(CHANCE, Measured::values(scores(CONVOLUTIONS)))
             .falsifier(Measured::values(scores(WINDOW)))
-            .note(format!("chance is {:.3}, the plateau {plateau:.3}", 2.0 / sizes.vocabulary as f64))
+            .note(format!("chance is {:.3}, the plateau {plateau:.3}", 2.0 / recall.vocabulary as f64))
             .sweep(swept))
-    }
-}
-
-fn task(sizes: &Sizes, training: &Training, seed: u64) -> Result<GeneratedTask, Error> {
-    let of = |batches: u64| {
-        let examples = batches * training.batch as u64;
-        let config = MqarConfig::new(sizes.vocabulary, sizes.time, sizes.pairs, examples);
-        vec![GeneratorConfig::Mqar(MqarConfig { random_non_queries: false, ..config })]
-    };
-    GeneratedTask::new(GeneratedData {
-        train_configs: of(training.steps),
-        validation_configs: of(training.measured as u64),
-        test_configs: of(training.measured as u64),
-        seed,
-    })
-    .map_err(Error::experiment)
-}
-
-fn model(arm: &str, sizes: &Sizes) -> ModelConfig {
-    let attention = |window| {
-        let rope = Some(RopeConfig::default());
-        MixerConfig::Attention(AttentionConfig { window, rope, ..AttentionConfig::new(1, 1, sizes.width) })
-    };
-    let convolution = || MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true });
-    let mixers = match arm {
-        ATTENTION => [convolution(), attention(None)],
-        WINDOW => [convolution(), attention(Some(4))],
-        ALONE => [attention(None), attention(None)],
-        _ => [convolution(), convolution()],
-    };
-    ModelConfig {
-        vocab_size: sizes.vocabulary,
-        d_model: sizes.width,
-        max_context: sizes.time,
-        layers: mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
-        norm_eps: 1e-5,
-        tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
-        quantization: None,
     }
 }

@@ -24,8 +24,8 @@ pub fn step_graph(
     let seqs =
         Sequences::slots(&mut g, rows, options.step, options.slots, options.context, options.kv, options.rollback)?;
     let chosen = g.input("chosen", [Dim::from(outputs)], Dtype::I32)?;
-    let hidden = config.hidden(&mut g, types, &seqs)?;
-    let logits = config.logits(&mut g, types, hidden, Some(chosen))?;
+    let hidden = config.hidden_chosen(&mut g, types, &seqs, chosen)?;
+    let logits = config.logits(&mut g, types, hidden, None)?;
     g.output("logits", logits);
     Ok((join_products(&fuse(&prune(&g))), seqs))
 }

@@ -9,6 +9,7 @@ use memwall_graph::ops::delta::Delta;
 use memwall_graph::ops::gla::GateShape;
 use memwall_graph::ops::matmul::MatMul;
 use memwall_graph::ops::pointwise::Unary;
+use memwall_graph::ops::ridge::Ridge;
 use memwall_graph::ops::scan::{Body, Scan};
 use memwall_graph::ops::softmax::Softmax;
 use memwall_graph::ops::{self, linear::Linear};
@@ -135,6 +136,47 @@ fn gradients_of_softmax_and_of_attention_to_other_sequences_equal_differences() 
         check.integers = vec![("cu_q".into(), vec![0, 3, 7]), ("cu_k".into(), vec![0, 5, 12])];
         let worst = check.worst(30)?;
         assert!(worst < 1e-6, "masked {masked}: {worst:e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_the_ridge_regression_equal_differences_in_both_forms() -> Result<(), GraphError> {
+    use memwall_kernels::ridge::{Form, Ridge as Kernel};
+    let kernel = Kernel { chunk: 16, num_iter: 140, ..Kernel::new(2, 4) };
+    for gated in [false, true] {
+        for form in [Some(Form::Recurrent), Some(Form::Chunked), None] {
+            for states in [false, true] {
+                let mut g = Graph::new(Dtype::F64);
+                let q = g.weight("q", [20, 2, 4], Dtype::F64)?;
+                let k = g.weight("k", [20, 2, 4], Dtype::F64)?;
+                let mut inputs = vec![q, k, g.input("cu", [3], Dtype::I32)?];
+                if gated {
+                    let z = g.weight("g", [20, 2], Dtype::F64)?;
+                    inputs.push(ops::unary(&mut g, Unary::LogSigmoid, z)?);
+                }
+                if states {
+                    // w wᵀ for every head: symmetric, as sums of k kᵀ are.
+                    let w = g.weight("first", [4, 3], Dtype::F64)?;
+                    let first = g.push1(MatMul { a_trans: false, b_trans: true, compute: Compute::F32 }, &[w, w])?;
+                    let first = ops::reshape(&mut g, first, [1, 1, 16])?;
+                    let first = ops::repeat_heads(&mut g, first, 4)?;
+                    inputs.push(ops::reshape(&mut g, first, [2, 2, 4, 4])?);
+                }
+                let out = g.push(Ridge::new(kernel, gated, form, states), &inputs)?;
+                // The last states alone, or both outputs: each may lack a gradient.
+                let mut loss = g.push1(ops::sum::SumRows::new(Shape::from([1])), &[out[1]])?;
+                if !states {
+                    let square = ops::unary(&mut g, Unary::Square, out[0])?;
+                    let sum = g.push1(ops::sum::SumRows::new(Shape::from([1])), &[square])?;
+                    loss = ops::add(&mut g, loss, sum)?;
+                }
+                let mut check = GradientCheck::new(g, loss);
+                check.integers = vec![("cu".into(), vec![0, 17, 20])];
+                let worst = check.worst(20)?;
+                assert!(worst < 1e-6, "gated {gated}, {form:?}, states {states}: {worst:e}");
+            }
+        }
     }
     Ok(())
 }

@@ -9,8 +9,9 @@ use memwall_graph::check::pseudo_random;
 use memwall_graph::{Graph, Source};
 use memwall_infer::{Engine, EngineOptions, InferError, Model, StepRows, Wanted};
 use memwall_nn::{
-    AttentionConfig, CONFIG_KEY, ChannelConfig, DeltaNetConfig, GatedAssociativeConfig, GlaConfig, LayerConfig,
-    MixerConfig, ModelConfig, MoeConfig, RopeConfig, Sequences, SharedExpert, ShortConvConfig, WeightTypes,
+    AttentionConfig, CONFIG_KEY, ChannelConfig, DeltaNetConfig, GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig,
+    LayerConfig, MixerConfig, ModelConfig, MoeConfig, RopeConfig, Sequences, SharedExpert, ShortConvConfig,
+    WeightTypes,
 };
 
 /// Tokens of the prompt, so that parts of 512 are cut too.
@@ -28,27 +29,16 @@ fn mixed() -> ModelConfig {
         MixerConfig::Attention(attention),
         MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }),
         MixerConfig::DeltaNet(DeltaNetConfig::new(2, 16, 32)),
-        MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 24, taps: 3 }),
+        MixerConfig::GatedKalmanet(GatedKalmanetConfig { kv_heads: Some(1), ..GatedKalmanetConfig::new(2, 16) }),
+        MixerConfig::GatedAssociative(GatedAssociativeConfig::new(24, 3)),
         MixerConfig::Attention(window),
     ];
     let channel = ChannelConfig::Glu { hidden: 96, activation: Default::default(), bias: false };
     let shared = Some(SharedExpert { hidden: 32, gate: true });
     let experts = ChannelConfig::Moe(MoeConfig { shared, ..MoeConfig::new(6, 2, 32) });
-    let channels = [channel.clone(), experts.clone(), experts, channel];
+    let channels = [channel.clone(), experts.clone(), experts, channel.clone(), channel];
     let layers = mixers.into_iter().zip(channels).map(|(mixer, channel)| LayerConfig { mixer, channel });
-    ModelConfig {
-        vocab_size: 200,
-        d_model: 64,
-        max_context: 600,
-        layers: layers.collect(),
-        norm_eps: 1e-6,
-        tie_embeddings: false,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
-        quantization: None,
-    }
+    ModelConfig { norm_eps: 1e-6, ..ModelConfig::new(200, 64, 600, layers.collect()) }
 }
 
 /// A model of pseudo-random weights, its matrices in `matrices` where their rows fit.

@@ -6,6 +6,8 @@ use crate::channels::moe::MoeConfig;
 use crate::mixers::attention::AttentionConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gated_associative::GatedAssociativeConfig;
+use crate::mixers::gated_kalmanet::GatedKalmanetConfig;
+use crate::mixers::gated_memory_unit::GatedMemoryUnitConfig;
 use crate::mixers::gla::GlaConfig;
 use crate::mixers::hgrn2::Hgrn2Config;
 use crate::mixers::linear_attention::LinearAttentionConfig;
@@ -20,6 +22,7 @@ use crate::mixers::rwkv6::Rwkv6Config;
 use crate::mixers::rwkv7::Rwkv7Config;
 use crate::mixers::short_conv::ShortConvConfig;
 use crate::quantization::QuantizationConfig;
+use crate::sources;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,6 +100,8 @@ pub enum MixerConfig {
     Gla(GlaConfig),
     /// The gated delta rule: DeltaNet, Gated DeltaNet, or with gates by channel.
     DeltaNet(DeltaNetConfig),
+    /// Gated KalmaNet: read through a ridge regression at every token.
+    GatedKalmanet(GatedKalmanetConfig),
     /// Linear attention with a feature map, and divided by the sum of keys or not.
     LinearAttention(LinearAttentionConfig),
     /// Retention: a fixed decay a head.
@@ -111,6 +116,8 @@ pub enum MixerConfig {
     ShortConv(ShortConvConfig),
     /// A convolution and a look-up in learned patterns.
     GatedAssociative(GatedAssociativeConfig),
+    /// A gate on the memory of an earlier layer.
+    GatedMemoryUnit(GatedMemoryUnitConfig),
     /// Mamba: the selective scan.
     Mamba(MambaConfig),
     /// RWKV-4's time mix.
@@ -234,6 +241,23 @@ impl ChannelConfig {
 }
 
 impl ModelConfig {
+    /// A model of those layers: RMS norms with ε of 1e-5, a head of its own, nothing else.
+    pub fn new(vocab_size: usize, d_model: usize, max_context: usize, layers: Vec<LayerConfig>) -> ModelConfig {
+        ModelConfig {
+            vocab_size,
+            d_model,
+            max_context,
+            layers,
+            norm_eps: default_eps(),
+            tie_embeddings: false,
+            logit_softcap: None,
+            learned_positions: false,
+            norm: NormKind::Rms,
+            embedding_norm: false,
+            quantization: None,
+        }
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors
@@ -262,6 +286,7 @@ impl ModelConfig {
             layer.channel.check(&format!("layers.{i}.channel"))?;
             self.quantization.as_ref().map_or(Ok(()), |q| q.check_layer(layer, &format!("layers.{i}")))?;
         }
-        self.quantization.as_ref().map_or(Ok(()), |q| q.check("quantization"))
+        self.quantization.as_ref().map_or(Ok(()), |q| q.check("quantization"))?;
+        sources::check(&self.layers)
     }
 }

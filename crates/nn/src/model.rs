@@ -9,6 +9,7 @@ use crate::config::{ChannelConfig, ConfigError, MixerConfig, ModelConfig, NormKi
 use crate::layers::{embedding, layer_norm, linear, rms_norm, tied_head};
 use crate::mixers::Mixer;
 use crate::sequences::Sequences;
+use crate::sources::cross_decoder;
 use crate::weights::WeightTypes;
 
 /// Name of the embedding table.
@@ -21,6 +22,7 @@ impl MixerConfig {
             MixerConfig::Attention(m) => m,
             MixerConfig::Gla(m) => m,
             MixerConfig::DeltaNet(m) => m,
+            MixerConfig::GatedKalmanet(m) => m,
             MixerConfig::LinearAttention(m) => m,
             MixerConfig::Retention(m) => m,
             MixerConfig::Mamba2(m) => m,
@@ -28,6 +30,7 @@ impl MixerConfig {
             MixerConfig::Mlstm(m) => m,
             MixerConfig::ShortConv(m) => m,
             MixerConfig::GatedAssociative(m) => m,
+            MixerConfig::GatedMemoryUnit(m) => m,
             MixerConfig::Mamba(m) => m,
             MixerConfig::Rwkv4(m) => m,
             MixerConfig::Rwkv5(m) => m,
@@ -46,6 +49,7 @@ impl MixerConfig {
             MixerConfig::Attention(m) => m.check(key),
             MixerConfig::Gla(m) => m.check(key),
             MixerConfig::DeltaNet(m) => m.check(key),
+            MixerConfig::GatedKalmanet(m) => m.check(key),
             MixerConfig::LinearAttention(m) => m.check(key),
             MixerConfig::Retention(m) => m.check(key),
             MixerConfig::Mamba2(m) => m.check(key),
@@ -53,6 +57,7 @@ impl MixerConfig {
             MixerConfig::Mlstm(m) => m.check(key),
             MixerConfig::ShortConv(m) => m.check(key),
             MixerConfig::GatedAssociative(m) => m.check(key),
+            MixerConfig::GatedMemoryUnit(m) => m.check(key),
             MixerConfig::Mamba(m) => m.check(key),
             MixerConfig::Rwkv4(m) => m.check(key),
             MixerConfig::Rwkv5(m) => m.check(key),
@@ -71,10 +76,12 @@ impl MixerConfig {
             | MixerConfig::LinearAttention(_)
             | MixerConfig::Retention(_)
             | MixerConfig::Hgrn2(_) => "attn",
+            MixerConfig::GatedKalmanet(_) => "gka",
             MixerConfig::Mamba2(_) => "mixer",
             MixerConfig::Mlstm(_) => "mlstm",
             MixerConfig::ShortConv(_) => "conv",
             MixerConfig::GatedAssociative(_) => "associative",
+            MixerConfig::GatedMemoryUnit(_) => "gmu",
             MixerConfig::Mamba(_) => "mixer",
             MixerConfig::Rwkv4(_) | MixerConfig::Rwkv5(_) | MixerConfig::Rwkv6(_) | MixerConfig::Rwkv7(_) => "time_mix",
             MixerConfig::RwkvChannelMix(_) => "channel_mix",
@@ -107,6 +114,73 @@ impl ModelConfig {
             x = self.block(g, types, seqs, i, x)?;
         }
         self.last_norm(g, x)
+    }
+
+    /// Adds the model up to its last norm, of kept sequences whose rows `chosen` `[M]` alone are wanted: hidden states [M, D].
+    ///
+    /// Layers at the end that only read what earlier ones keep are computed for those rows and no others, and so is all of
+    /// the layer before them but its keys and values (the prefill of YOCO, arXiv 2405.05254). The bits are those of all rows.
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn hidden_chosen(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        seqs: &Sequences,
+        chosen: Value,
+    ) -> Result<Value, GraphError> {
+        let mut x = self.embed(g, types, seqs)?;
+        let readers = cross_decoder(&self.layers);
+        let keeping = if readers < self.layers.len() { readers.saturating_sub(1) } else { readers };
+        for i in 0..keeping {
+            x = self.block(g, types, seqs, i, x)?;
+        }
+        if keeping == self.layers.len() {
+            let x = self.last_norm(g, x)?;
+            return g.push1(SelectRows, &[x, chosen]);
+        }
+        let narrowed;
+        (x, narrowed) = self.last_keeping_block(g, types, seqs, keeping, x, chosen)?;
+        for i in keeping + 1..self.layers.len() {
+            x = self.block(g, types, &narrowed, i, x)?;
+        }
+        self.last_norm(g, x)
+    }
+
+    /// Adds block `i`, after which only rows `chosen` go on: hidden states [M, D], and the sequences of those rows.
+    fn last_keeping_block(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        seqs: &Sequences,
+        i: usize,
+        x: Value,
+        chosen: Value,
+    ) -> Result<(Value, Sequences), GraphError> {
+        let MixerConfig::Attention(attention) = &self.layers[i].mixer else {
+            let x = self.block(g, types, seqs, i, x)?;
+            return Ok((g.push1(SelectRows, &[x, chosen])?, seqs.narrowed(g, chosen)?));
+        };
+        seqs.enter(i);
+        let types = &self.block_types(types);
+        g.segment(|g| {
+            g.scope(format!("layers.{i}"), |g| {
+                let (name, part) = (format!("model.layers.{i}"), self.layers[i].mixer.name());
+                let h = self.norm(g, &format!("{name}.input_layernorm"), x)?;
+                let mixer = format!("{name}.{part}");
+                let visible = g.scope(part, |g| attention.keep(g, types, &mixer, h, seqs))?;
+                let (x, h) = (g.push1(SelectRows, &[x, chosen])?, g.push1(SelectRows, &[h, chosen])?);
+                let narrowed = seqs.narrowed(g, chosen)?;
+                narrowed.enter(i);
+                let h = g.scope(part, |g| {
+                    let q = attention.queries(g, types, &mixer, h)?;
+                    attention.read(g, types, &mixer, h, q, visible, &narrowed)
+                })?;
+                let x = ops::add(g, x, h)?;
+                Ok((self.channel(g, types, i, x)?, narrowed))
+            })
+        })
     }
 
     /// Adds the embedding of all rows: the hidden states [N, D] that the first block reads.
@@ -150,22 +224,36 @@ impl ModelConfig {
         x: Value,
     ) -> Result<Value, GraphError> {
         let (layer, name) = (&self.layers[i], format!("model.layers.{i}"));
-        let rounding = self.quantization.as_ref().map(|q| types.rounding(q, self.norm_eps));
-        let types = rounding.as_ref().unwrap_or(types);
+        seqs.enter(i);
+        let types = &self.block_types(types);
         g.segment(|g| {
             g.scope(format!("layers.{i}"), |g| {
                 let h = self.norm(g, &format!("{name}.input_layernorm"), x)?;
                 let part = layer.mixer.name();
                 let h = g.scope(part, |g| layer.mixer.mixer().forward(g, types, &format!("{name}.{part}"), h, seqs))?;
                 let x = ops::add(g, x, h)?;
-                if layer.channel == ChannelConfig::None {
-                    return Ok(x);
-                }
-                let h = self.norm(g, &format!("{name}.post_attention_layernorm"), x)?;
-                let h = g.scope("mlp", |g| layer.channel.forward(g, types, &format!("{name}.mlp"), h))?;
-                ops::add(g, x, h)
+                self.channel(g, types, i, x)
             })
         })
+    }
+
+    /// The weights of one block, and how its linear layers round.
+    fn block_types(&self, types: &WeightTypes) -> WeightTypes {
+        match &self.quantization {
+            Some(quantization) => types.rounding(quantization, self.norm_eps),
+            None => types.clone(),
+        }
+    }
+
+    /// Adds what block `i` does for each token by itself.
+    fn channel(&self, g: &mut Graph, types: &WeightTypes, i: usize, x: Value) -> Result<Value, GraphError> {
+        let (layer, name) = (&self.layers[i], format!("model.layers.{i}"));
+        if layer.channel == ChannelConfig::None {
+            return Ok(x);
+        }
+        let h = self.norm(g, &format!("{name}.post_attention_layernorm"), x)?;
+        let h = g.scope("mlp", |g| layer.channel.forward(g, types, &format!("{name}.mlp"), h))?;
+        ops::add(g, x, h)
     }
 
     /// Adds the norm after the last block.

@@ -119,6 +119,11 @@ impl QuantizationConfig {
         if let Some(correction) = &self.correction {
             correction.check(&format!("{key}.correction"))?;
         }
+        if self.backward.is_some() && self.straight_through == StraightThrough::Reached {
+            let problem =
+                "is reached, but backward is given: gradients of its products pass everywhere; leave one of them out";
+            return Err(ConfigError::at(format!("{key}.straight_through"), problem));
+        }
         match self.activations {
             Some(q) if !q.rows_are_independent() => {
                 let problem =

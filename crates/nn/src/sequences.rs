@@ -3,14 +3,15 @@
 //! One definition of a layer serves training (whole packed sequences, differentiable) and inference
 //! (a step's rows over kept states): layers ask here for what differs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use memwall_cache::{CachePolicy, Full, KvFormat, KvLayer, Rows, SlidingWindow};
 use memwall_formats::Dtype;
 use memwall_graph::ops::attention::Attention;
 use memwall_graph::ops::rope::{Rope, RopeTable};
-use memwall_graph::{Dim, Graph, GraphError, RunDim, Value};
+use memwall_graph::ops::select_rows::SelectRows;
+use memwall_graph::{Dim, Graph, GraphError, RunDim, Value, ops};
 use memwall_kernels::attention::Attention as Kernel;
 
 use crate::rope::RopeConfig;
@@ -36,6 +37,28 @@ pub enum Kept {
     },
 }
 
+/// What a layer hands to later ones beside the residual stream, by the layer that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shared {
+    /// Values of the first layer, which later ones mix with their own.
+    FirstValues,
+    /// What a layer has read from its memory, before its output gate: [N, W].
+    Memory(usize),
+    /// Keys that a layer's rows can see, as [`KeyValues`] has them.
+    Keys(usize),
+    /// The values to them.
+    Values(usize),
+}
+
+/// Keys and values that rows attend to: of their own sequences, or what was kept of them.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyValues {
+    /// Keys: [N, G, K] of whole sequences, or [slots, capacity, G·K] of kept ones.
+    pub k: Value,
+    /// Values: the same, with V.
+    pub v: Value,
+}
+
 /// The sequences of a graph.
 #[derive(Debug)]
 pub struct Sequences {
@@ -49,8 +72,10 @@ pub struct Sequences {
     pub tokens: Dim,
     /// Angles of rotary positions, made once for all layers with the same settings.
     tables: RefCell<Vec<(RopeConfig, usize, Value)>>,
-    /// What layers hand to later ones beside the residual stream, by name.
-    shared: RefCell<Vec<(&'static str, Value)>>,
+    /// What layers have handed to later ones.
+    shared: RefCell<Vec<(Shared, Value)>>,
+    /// The layer that is being added.
+    layer: Cell<usize>,
 }
 
 impl Sequences {
@@ -64,7 +89,12 @@ impl Sequences {
         let positions = g.input("positions", [tokens], Dtype::I32)?;
         let cu_seqlens = g.input("cu_seqlens", [sequences.into().plus(1)], Dtype::I32)?;
         let kept = Kept::Whole { cu_seqlens };
-        Ok(Sequences { ids, positions, kept, tokens, tables: RefCell::default(), shared: RefCell::default() })
+        Ok(Sequences::of(ids, positions, kept, tokens))
+    }
+
+    fn of(ids: Value, positions: Value, kept: Kept, tokens: Dim) -> Sequences {
+        let (tables, shared, layer) = (RefCell::default(), RefCell::default(), Cell::default());
+        Sequences { ids, positions, kept, tokens, tables, shared, layer }
     }
 
     /// Rows that continue up to `slots` sequences of up to `context` tokens; up to `step` rows at a time.
@@ -87,19 +117,70 @@ impl Sequences {
         let both = g.input("rows", [tokens, 2.into()], Dtype::I32)?;
         let rows = Rows { rows: both, slots, context, step };
         let kept = Kept::Slots { rows, slots: of_row, kv, rollback };
-        Ok(Sequences { ids, positions, kept, tokens, tables: RefCell::default(), shared: RefCell::default() })
+        Ok(Sequences::of(ids, positions, kept, tokens))
     }
 
-    /// Hands a value to later layers of the same graph, under a name; a later one of that name takes its place.
-    pub(crate) fn share(&self, name: &'static str, value: Value) {
+    /// The same sequences, of whose rows only those that `chosen` `[M]` names go on: for layers that keep nothing
+    /// themselves. What earlier layers have handed on is there, of those rows.
+    ///
+    /// # Errors
+    /// If the sequences are whole ones, whose rows attend to each other; or an operator refuses its inputs.
+    pub fn narrowed(&self, g: &mut Graph, chosen: Value) -> Result<Sequences, GraphError> {
+        let Kept::Slots { rows, slots, kv, rollback } = &self.kept else {
+            return Err(g.refused("select_rows", "rows of whole sequences cannot go on alone; keep them in slots"));
+        };
+        let tokens = g.shape(chosen).dims()[0];
+        let one = |g: &mut Graph, x: Value| {
+            let column = ops::reshape(g, x, [self.tokens, 1.into()])?;
+            let column = g.push1(SelectRows, &[column, chosen])?;
+            ops::reshape(g, column, [tokens])
+        };
+        let (ids, positions, slots) = (one(g, self.ids)?, one(g, self.positions)?, one(g, *slots)?);
+        let rows = Rows { rows: g.push1(SelectRows, &[rows.rows, chosen])?, ..*rows };
+        let kept = Kept::Slots { rows, slots, kv: *kv, rollback: *rollback };
+        let narrowed = Sequences::of(ids, positions, kept, tokens);
+        for &(what, value) in self.shared.borrow().iter() {
+            let value = match what {
+                Shared::Keys(_) | Shared::Values(_) => value,
+                Shared::Memory(_) => g.push1(SelectRows, &[value, chosen])?,
+                // For layers with states, which cannot go on alone.
+                Shared::FirstValues => continue,
+            };
+            narrowed.shared.borrow_mut().push((what, value));
+        }
+        Ok(narrowed)
+    }
+
+    /// What layer `layer` has read from its memory, [N, W], if it stands in the graph and has one.
+    pub fn memory(&self, layer: usize) -> Option<Value> {
+        self.shared(Shared::Memory(layer))
+    }
+
+    /// Puts another value in the place of the memory of layer `layer`, for the layers after it: an ablation.
+    pub fn set_memory(&self, layer: usize, memory: Value) {
+        self.share(Shared::Memory(layer), memory);
+    }
+
+    /// Says that layer `layer` of the model is added next.
+    pub(crate) fn enter(&self, layer: usize) {
+        self.layer.set(layer);
+    }
+
+    /// The layer that is being added.
+    pub(crate) fn layer(&self) -> usize {
+        self.layer.get()
+    }
+
+    /// Hands a value to later layers of the same graph; a later one of that name takes its place.
+    pub(crate) fn share(&self, what: Shared, value: Value) {
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|(other, _)| *other != name);
-        shared.push((name, value));
+        shared.retain(|(other, _)| *other != what);
+        shared.push((what, value));
     }
 
-    /// What an earlier layer of the graph has handed on under `name`.
-    pub(crate) fn shared(&self, name: &str) -> Option<Value> {
-        self.shared.borrow().iter().find(|(other, _)| *other == name).map(|(_, value)| *value)
+    /// What an earlier layer of the graph has handed on.
+    pub(crate) fn shared(&self, what: Shared) -> Option<Value> {
+        self.shared.borrow().iter().find(|(other, _)| *other == what).map(|(_, value)| *value)
     }
 
     /// Turns q or k [N, H, W] by the positions of its rows.
@@ -126,29 +207,61 @@ impl Sequences {
         g.push1(Rope { pairing: rope.pairing(), back: false }, &[x, table])
     }
 
-    /// Attention from q [N, H, K] to k [N, G, K] and v [N, G, V] and what was kept before; o [N, H, V].
+    /// Puts k [N, G, K] and v [N, G, V] of the layer `name` where its rows, and those of later layers, can see them.
     ///
     /// # Errors
     /// If an operator refuses its inputs.
-    pub fn attend(
+    pub fn keep(
         &self,
         g: &mut Graph,
         name: &str,
         kernel: &Kernel,
-        q: Value,
         k: Value,
         v: Value,
-    ) -> Result<Value, GraphError> {
+    ) -> Result<KeyValues, GraphError> {
+        let visible = match &self.kept {
+            Kept::Whole { .. } => KeyValues { k, v },
+            Kept::Slots { rows, kv, rollback, .. } => {
+                let policy = policy(kernel.window.0.map(|left| left + 1), *kv, *rollback);
+                let kept = policy.write(g, &layer(name, kernel), rows, k, v)?;
+                KeyValues { k: kept.k, v: kept.v }
+            }
+        };
+        self.share(Shared::Keys(self.layer()), visible.k);
+        self.share(Shared::Values(self.layer()), visible.v);
+        Ok(visible)
+    }
+
+    /// The keys and values of layer `source`.
+    ///
+    /// # Errors
+    /// If no such layer stands before this one in the graph.
+    pub fn kept_by(&self, g: &Graph, source: usize) -> Result<KeyValues, GraphError> {
+        match (self.shared(Shared::Keys(source)), self.shared(Shared::Values(source))) {
+            (Some(k), Some(v)) => Ok(KeyValues { k, v }),
+            _ => Err(g.refused(
+                "attention",
+                format!(
+                    "kv_source is {source}, but no layer {source} with keys and values stands before it in the graph"
+                ),
+            )),
+        }
+    }
+
+    /// Attention from q [N, H, K] to what its rows can see; o [N, H, V].
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn attend(&self, g: &mut Graph, kernel: &Kernel, q: Value, visible: KeyValues) -> Result<Value, GraphError> {
+        let KeyValues { k, v } = visible;
         match &self.kept {
             Kept::Whole { cu_seqlens } => {
                 let made = g.push(Attention::new(*kernel), &[q, k, v, *cu_seqlens])?;
                 Ok(made[0])
             }
             Kept::Slots { rows, kv, rollback, .. } => {
-                let layer = layer(name, kernel);
                 let policy = policy(kernel.window.0.map(|left| left + 1), *kv, *rollback);
-                let kept = policy.write(g, &layer, rows, k, v)?;
-                Ok(policy.attend(g, kernel, kept, rows, q)?.0)
+                Ok(policy.attend(g, kernel, memwall_cache::Kept { k, v }, rows, q)?.0)
             }
         }
     }

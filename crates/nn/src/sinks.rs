@@ -23,7 +23,7 @@ pub struct SinkProbe {
 /// What a probe saw in a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sinks {
-    /// Of each attention layer.
+    /// Of each attention layer that is not differential.
     pub layers: Vec<LayerSinks>,
     /// Largest magnitude of the hidden state after each block.
     pub largest_hidden: Vec<f64>,
@@ -48,6 +48,10 @@ impl SinkProbe {
             .iter()
             .map(|layer| {
                 let MixerConfig::Attention(attention) = &layer.mixer else { return None };
+                // The difference of two maps has no one share of the first token.
+                if attention.differential.is_some() {
+                    return None;
+                }
                 layers.push((attention.kernel(Compute::F32), 0));
                 let sigmoid = attention.gate.is_some_and(|gate| gate.activation == GateActivation::Sigmoid);
                 Some((layers.len() - 1, sigmoid))
@@ -143,17 +147,13 @@ mod tests {
     /// What a probe sees of layers of `mixers` on two sequences; `weight` gives element i of a weight, or a random one.
     fn seen(mixers: Vec<MixerConfig>, from: usize, weight: impl Fn(&str, usize) -> Option<f64>) -> Sinks {
         let config = ModelConfig {
-            vocab_size: 12,
-            d_model: 16,
-            max_context: 16,
-            layers: mixers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect(),
-            norm_eps: 1e-5,
             tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-            quantization: None,
+            ..ModelConfig::new(
+                12,
+                16,
+                16,
+                mixers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect(),
+            )
         };
         let tokens: usize = LENGTHS.iter().sum();
         let mut g = Graph::new(Dtype::F32);

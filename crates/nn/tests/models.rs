@@ -9,11 +9,12 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
-    GatedAssociativeConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound,
-    Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, MoeConfig, NormKind, RetentionConfig, RopeConfig,
-    Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, Scores, Sequences, SharedExpert,
-    ShortConvConfig, TokenMix, WeightTypes,
+    AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, DifferentialConfig,
+    FeatureMap, GateConfig, GatedAssociativeConfig, GatedKalmanetConfig, GatedMemoryUnitConfig, GlaConfig, GlaForm,
+    Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig,
+    ModelConfig, MoeConfig, NormKind, Paths, RetentionConfig, RidgeForm, RopeConfig, Rwkv4Config, Rwkv5Config,
+    Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, SambaYConfig, Scores, Sequences, SharedExpert, ShortConvConfig,
+    TokenMix, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -35,11 +36,21 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ..attention()
     };
     let windowed = AttentionConfig { window: Some(3), softcap: Some(4.0), ..attention() };
+    let differential = AttentionConfig { differential: Some(DifferentialConfig::new(2)), ..attention() };
+    let groups_of_pairs = AttentionConfig {
+        gate: Some(GateConfig::default()),
+        window: Some(3),
+        qkv_bias: true,
+        ..AttentionConfig { differential: Some(DifferentialConfig::new(0)), ..AttentionConfig::new(8, 4, 6) }
+    };
+    let all_share = AttentionConfig { rope: None, ..AttentionConfig::new(6, 2, 4) };
+    let all_share = AttentionConfig { differential: Some(DifferentialConfig::new(5)), ..all_share };
     let gla = |form| GlaConfig { form, gate_low_rank: 4, gate_logit_normalizer: 2.0, ..GlaConfig::new(2, 6, 10) };
     let delta = |gate, form| DeltaNetConfig { gate, form, ..DeltaNetConfig::new(2, 6, 10) };
     let grouped = DeltaNetConfig { key_heads: Some(1), allow_neg_eigval: true, ..delta(DeltaGate::Head, None) };
     let (chunked, recurrent) = (Some(DeltaForm::Chunked), Some(DeltaForm::Recurrent));
     let mut all = decaying();
+    all.extend(kalmanets());
     all.extend([
         ("gated delta net, chosen form", MixerConfig::DeltaNet(delta(DeltaGate::Head, None))),
         ("gated delta net, chunked", MixerConfig::DeltaNet(delta(DeltaGate::Head, chunked))),
@@ -51,13 +62,31 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("attention", MixerConfig::Attention(attention())),
         ("gated attention", MixerConfig::Attention(gated)),
         ("windowed attention", MixerConfig::Attention(windowed)),
+        ("differential attention", MixerConfig::Attention(differential)),
+        ("differential attention, grouped, windowed, gated", MixerConfig::Attention(groups_of_pairs)),
+        ("differential attention, one pair of keys", MixerConfig::Attention(all_share)),
         ("gla, chosen form", MixerConfig::Gla(gla(None))),
         ("gla, chunked", MixerConfig::Gla(gla(Some(GlaForm::Chunked)))),
         ("gla, parallel", MixerConfig::Gla(gla(Some(GlaForm::Parallel)))),
         ("gla, recurrent", MixerConfig::Gla(gla(Some(GlaForm::Recurrent)))),
         ("gla behind convolutions", MixerConfig::Gla(GlaConfig { short_conv: Some(4), ..gla(None) })),
         ("gated convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true })),
-        ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: 9, taps: 3 })),
+        ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig::new(9, 3))),
+        (
+            "gated associative memory without its bank",
+            MixerConfig::GatedAssociative(GatedAssociativeConfig {
+                paths: Paths::Local,
+                ..GatedAssociativeConfig::new(9, 3)
+            }),
+        ),
+        (
+            "a bank without its convolution and gate",
+            MixerConfig::GatedAssociative(GatedAssociativeConfig {
+                paths: Paths::Global,
+                gated: false,
+                ..GatedAssociativeConfig::new(9, 3)
+            }),
+        ),
         ("plain convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 4, gated: false })),
         ("rwkv 4", MixerConfig::Rwkv4(Rwkv4Config { width: 12, decay: DecayForm::Exponent })),
         ("rwkv 4, log-decays stored", MixerConfig::Rwkv4(Rwkv4Config { width: 16, decay: DecayForm::Log })),
@@ -80,6 +109,40 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
     ]);
     all
+}
+
+/// Gated KalmaNet with each of its parts on and off, solved until gradients are those of the exact solution.
+fn kalmanets() -> Vec<(&'static str, MixerConfig)> {
+    let full = GatedKalmanetConfig { num_iter: 140, ..GatedKalmanetConfig::new(2, 6) };
+    let bare = GatedKalmanetConfig {
+        use_alpha_connection: false,
+        use_beta_gate: false,
+        use_forgetting_gate: false,
+        use_forgetting_gate_kk: false,
+        gla_rescale: false,
+        use_gate: false,
+        use_v_conv: false,
+        conv_size: 3,
+        ..full.clone()
+    };
+    let all = [
+        ("gated kalmanet, chosen form", full.clone()),
+        ("gated kalmanet, chunked", GatedKalmanetConfig { form: Some(RidgeForm::Chunked), ..full.clone() }),
+        ("gated kalmanet, recurrent", GatedKalmanetConfig { form: Some(RidgeForm::Recurrent), ..full.clone() }),
+        (
+            "gated kalmanet, shared keys, H kept",
+            GatedKalmanetConfig {
+                kv_heads: Some(1),
+                use_forgetting_gate_kk: false,
+                ridge_strength: 0.5,
+                ..full.clone()
+            },
+        ),
+        ("gated kalmanet, U kept", GatedKalmanetConfig { use_forgetting_gate: false, ..full.clone() }),
+        ("gated kalmanet, nothing solved", GatedKalmanetConfig { num_iter: 0, ..full }),
+        ("gated kalmanet, bare", bare),
+    ];
+    all.map(|(name, config)| (name, MixerConfig::GatedKalmanet(config))).to_vec()
 }
 
 /// Memories without or with decay by head, and HGRN2's by channel, in each form.
@@ -162,7 +225,37 @@ fn models() -> Vec<(&'static str, ModelConfig)> {
         let channel = ChannelConfig::Moe(moe);
         (name, model(MixerConfig::Attention(attention()), channel))
     });
-    mixers.chain(experts).chain([("rwkv 7, stacked", stacked_rwkv7())]).collect()
+    mixers.chain(experts).chain([("rwkv 7, stacked", stacked_rwkv7())]).chain(cross_decoders()).collect()
+}
+
+/// Stacks whose upper half reads memory, keys and values of layers below.
+fn cross_decoders() -> Vec<(&'static str, ModelConfig)> {
+    let plan = SambaYConfig {
+        layers: 8,
+        mamba: MambaConfig { state_size: 5, ..MambaConfig::new(16) },
+        attention: AttentionConfig { rope: None, ..AttentionConfig::new(4, 2, 4) },
+        window: 3,
+        full_window: None,
+        differential: false,
+        yoco: false,
+        channel: ChannelConfig::Glu { hidden: 10, activation: Default::default(), bias: false },
+    };
+    let stack = |plan: SambaYConfig| ModelConfig {
+        layers: plan.layers().expect("a plan"),
+        ..model(MixerConfig::Attention(attention()), ChannelConfig::None)
+    };
+    let differential = stack(SambaYConfig { differential: true, ..plan.clone() });
+    let windowed = stack(SambaYConfig { full_window: Some(4), attention: attention(), ..plan.clone() });
+    let mut of_heads = stack(plan.clone());
+    let unit = GatedMemoryUnitConfig { norm_groups: Some(4), ..GatedMemoryUnitConfig::new(3, 16) };
+    of_heads.layers[6].mixer = MixerConfig::GatedMemoryUnit(unit);
+    vec![
+        ("sambay, differential, layer norms", ModelConfig { norm: NormKind::Layer, ..differential }),
+        ("samba and yoco", stack(SambaYConfig { yoco: true, ..plan.clone() })),
+        ("sambay, windows and rope everywhere", windowed),
+        ("sambay, memory of heads, normalized", of_heads),
+        ("sambay", stack(plan)),
+    ]
 }
 
 fn stacked_rwkv7() -> ModelConfig {
@@ -192,17 +285,13 @@ fn experts() -> Vec<(&'static str, MoeConfig)> {
 
 fn model(mixer: MixerConfig, channel: ChannelConfig) -> ModelConfig {
     ModelConfig {
-        vocab_size: 12,
-        d_model: 16,
-        max_context: 32,
-        layers: vec![LayerConfig { mixer: mixer.clone(), channel: channel.clone() }, LayerConfig { mixer, channel }],
-        norm_eps: 1e-5,
         tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
-        quantization: None,
+        ..ModelConfig::new(
+            12,
+            16,
+            32,
+            vec![LayerConfig { mixer: mixer.clone(), channel: channel.clone() }, LayerConfig { mixer, channel }],
+        )
     }
 }
 
@@ -250,7 +339,8 @@ fn state_bytes_are_those_of_the_states_that_the_graph_keeps() -> Result<(), Grap
         config.hidden(&mut g, &types, &seqs)?;
         let kept: usize =
             g.values().filter(|(_, i)| matches!(i.source, Source::State)).map(|(_, i)| i.ty.bytes(&[])).sum();
-        assert!(kept > 0, "{name}");
+        // A bank of patterns looks at no other token.
+        assert_eq!(kept > 0, name != "a bank without its convolution and gate", "{name}");
         assert_eq!(slots * config.state_bytes(context, &seqs), kept, "{name}");
     }
     Ok(())
@@ -299,8 +389,10 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
             fill(&mut e, "rows", &both);
             e.run(&mut memory)?;
             let got = e.output::<f32>("logits");
+            // A solution magnifies what is rounded by its condition number, 51.
+            let tolerance = if name.contains("kalmanet") { 2e-4 } else { 2e-5 };
             for (got, want) in got.iter().zip(&want[part.start * config.vocab_size..]) {
-                assert!((got - want).abs() < 2e-5 * want.abs().max(1.0), "{name}: {got} is not {want}");
+                assert!((got - want).abs() < tolerance * want.abs().max(1.0), "{name}: {got} is not {want}");
             }
         }
     }
@@ -311,6 +403,11 @@ fn whole_sequences_and_steps_over_kept_states_agree() -> Result<(), GraphError> 
 fn wrong_sizes_of_linear_memories_are_refused_by_key() {
     let linear = LinearAttentionConfig::new(2, 6, 10);
     let refused = |mixer: MixerConfig| mixer.check("layers.0.mixer").expect_err("refused").to_string();
+    let kalmanet = |change: &dyn Fn(&mut GatedKalmanetConfig)| {
+        let mut config = GatedKalmanetConfig::new(4, 6);
+        change(&mut config);
+        MixerConfig::GatedKalmanet(config)
+    };
     let cases = [
         (MixerConfig::LinearAttention(LinearAttentionConfig { normalize: true, ..linear.clone() }), "normalize"),
         (MixerConfig::LinearAttention(LinearAttentionConfig { key_width: 0, ..linear.clone() }), "key_width"),
@@ -343,6 +440,14 @@ fn wrong_sizes_of_linear_memories_are_refused_by_key() {
         ),
         (MixerConfig::Mlstm(MlstmConfig { gate_soft_cap: Some(0.0), ..MlstmConfig::new(2, 6, 10) }), "gate_soft_cap"),
         (MixerConfig::Mlstm(MlstmConfig::new(usize::MAX, 6, 10)), "heads"),
+        (kalmanet(&|c| c.ridge_strength = 0.0), "ridge_strength"),
+        (kalmanet(&|c| c.ridge_strength = f64::NAN), "ridge_strength"),
+        (kalmanet(&|c| c.num_iter = 1 << 40), "num_iter"),
+        (kalmanet(&|c| c.conv_size = 1), "conv_size"),
+        (kalmanet(&|c| c.chunk_size = 24), "chunk_size"),
+        (kalmanet(&|c| c.head_dim = 4096), "head_dim"),
+        (kalmanet(&|c| c.kv_heads = Some(3)), "heads"),
+        (kalmanet(&|c| c.norm_eps = -1.0), "norm_eps"),
     ];
     for (mixer, key) in cases {
         let error = refused(mixer);

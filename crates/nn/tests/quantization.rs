@@ -90,4 +90,6 @@ fn what_is_not_rounded_or_has_no_such_norms_is_refused() {
     assert!(error(gla, GLU, r#""weights": "ternary", "sub_norms": true"#).contains("layers.0.mixer"));
     assert!(config(gla, GLU, r#""weights": "ternary""#).check().is_ok());
     assert!(error(ATTENTION, GLU, r#""activations": "nvfp4""#).contains("quantization.activations"));
+    let both = r#""weights": "int4", "straight_through": "reached", "backward": { "dx_w": "int4" }"#;
+    assert!(error(ATTENTION, GLU, both).contains("quantization.straight_through"));
 }

@@ -29,6 +29,11 @@ pub(crate) fn is_gate(name: &str) -> bool {
     name.ends_with(GATE)
 }
 
+/// The weight decay of gates: none, for what pulls γ to 0 pulls σ(γ) to one half.
+pub(crate) fn weight_decay(name: &str) -> Option<f64> {
+    is_gate(name).then_some(0.0)
+}
+
 fn parameters(graph: &Graph) -> Vec<Value> {
     let weights = graph.values().filter(|(_, info)| matches!(info.source, Source::Weight) && is_gate(&info.name));
     weights.map(|(value, _)| value).collect()

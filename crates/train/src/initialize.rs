@@ -5,14 +5,16 @@
 //! uniform to 16 and softplus(dt_bias) log-uniform from 0.001 to 0.1: memories of 1 to 1000 tokens and more. Mamba-2's
 //! D is 1; mLSTM's forget gates begin with biases from 3 to 6 over its heads; HGRN2's lower bounds rise evenly. Mamba's
 //! states begin with rates of 1 to S and the same time steps. RWKV's token shifts and decays rise over the channels of a
-//! layer, from short memories to long ones, as published; what varies there from layer to layer is left out. A low-rank
-//! correction begins with B = 0 and A of deviation 1 / √inputs.
+//! layer, from short memories to long ones, as published; what varies there from layer to layer is left out. The vectors of
+//! differential attention are N(0, 0.1). A low-rank correction begins with B = 0 and A of deviation 1 / √inputs.
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Memory, Source};
 
 /// Bias of mLSTM's input gates: little is written at first.
 const INPUT_GATE: f64 = -10.0;
+/// Standard deviation of the vectors that λ of differential attention is made of.
+const LAMBDA_DEVIATION: f64 = 0.1;
 /// Standard deviation of matrices.
 const DEVIATION: f64 = 0.02;
 
@@ -35,8 +37,10 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
         let shape: Vec<usize> = info.ty.shape.dims().iter().filter_map(|d| d.known()).collect();
         let values: Vec<f64> = if let Some(values) = recurrent(&info.name, &shape, stream) {
             values
-        } else if info.name.ends_with("norm.weight") || info.name.ends_with(".D") {
+        } else if ["norm.weight", ".subln.weight", ".D"].iter().any(|end| info.name.ends_with(end)) {
             vec![1.0; n]
+        } else if info.name.contains(".self_attn.lambda_") {
+            (0..n as u64).map(|i| LAMBDA_DEVIATION * normal(stream, i)).collect()
         } else if info.name.ends_with("igate_proj.bias") {
             vec![INPUT_GATE; n]
         } else if info.name.ends_with("fgate_proj.bias") {
@@ -72,10 +76,11 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
 }
 
 /// How the names of matrices end whose products are added to the residual stream.
-const INTO_STREAM: [&str; 5] = [
+const INTO_STREAM: [&str; 6] = [
     "o_proj.weight",
     "down_proj.weight",
     ".mixer.out_proj.weight",
+    ".gmu.out_proj.weight",
     ".time_mix.output.weight",
     ".channel_mix.value.weight",
 ];

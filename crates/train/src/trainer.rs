@@ -219,7 +219,8 @@ impl Trainer {
     /// # Errors
     /// If the model cannot be built or differentiated.
     pub fn new(config: ModelConfig, options: TrainerOptions, mut memory: Memory) -> Result<Trainer, TrainError> {
-        let (g, update) = planned_step(&config, &options)?;
+        let (g, mut update) = planned_step(&config, &options)?;
+        update.set_weight_decay(gates::weight_decay);
         gates::initialize(&g, &mut memory, &config)?;
         initialize(&g, &mut memory, config.layers.len(), options.seed)?;
         let pool = Arc::new(Pool::new(options.threads));
@@ -261,9 +262,10 @@ impl Trainer {
         self.update.weights()
     }
 
-    /// Gives weights a decay of their own; where `own` says nothing the optimizer's counts.
+    /// Gives weights a decay of their own; where `own` says nothing the optimizer's counts, but for gates of corrections, which
+    /// do not decay.
     pub fn set_weight_decay(&mut self, own: impl Fn(&str) -> Option<f64>) {
-        self.update.set_weight_decay(own);
+        self.update.set_weight_decay(|name| own(name).or_else(|| gates::weight_decay(name)));
     }
 
     /// Gives the teacher that the options speak of.

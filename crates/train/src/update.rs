@@ -88,7 +88,7 @@ impl Update {
         self.parameters.iter_mut().for_each(|p| p.own_decay = own(&p.weight));
     }
 
-    /// Gives weights a share of the learning rate; with none of it, a weight and its moments stay as they are.
+    /// Gives weights a share of the learning rate; with none of it, a weight stays as it is, and its moments go on.
     pub(crate) fn set_rate_share(&mut self, share: impl Fn(&str) -> f64) {
         self.parameters.iter_mut().for_each(|p| p.rate_share = share(&p.weight));
     }
@@ -121,7 +121,7 @@ impl Update {
         scale: f64,
         step: u64,
     ) {
-        for p in self.parameters.iter().filter(|p| p.rate_share > 0.0) {
+        for p in &self.parameters {
             let decays = p.matrix || optimizer.decay_all;
             let decay = p.own_decay.unwrap_or(if decays { optimizer.weight_decay } else { 0.0 });
             let update = AdamW {

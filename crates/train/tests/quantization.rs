@@ -186,6 +186,32 @@ fn resuming_gives_the_same_bits() {
 }
 
 #[test]
+fn a_penalty_is_the_mean_square_of_gates_and_nothing_else_pulls_at_them() {
+    let loss = |correction: &str| {
+        let mut trainer =
+            trainer(&config(&format!("weights = \"ternary\", correction = {{ rank = 2, {correction} }}")));
+        let before = trainer.gates().expect("gates");
+        let optimizer = Optimizer { decay_all: true, weight_decay: 0.5, ..Optimizer::default() };
+        let loss = trainer.step(&[batch(1)], 1e-2, &optimizer).expect("a step").loss;
+        (loss, before, trainer.gates().expect("gates"))
+    };
+    for gate in ["sigmoid", "tanh", "identity"] {
+        for by_channel in [false, true] {
+            let of = |penalty: f64| {
+                loss(&format!(
+                    "gate = \"{gate}\", by_channel = {by_channel}, initial = 0.3, schedule = {{ penalty = {penalty:?} }}"
+                ))
+            };
+            let ((plain, before, after), (penalized, _, pulled)) = (of(0.0), of(10.0));
+            // B is 0, so that the loss alone says nothing of gates; and they do not decay.
+            assert_eq!(before, after, "{gate} {by_channel}");
+            assert!((penalized - plain - 10.0 * 0.09).abs() < 1e-5, "{gate} {by_channel}: {plain} {penalized}");
+            assert!(pulled.most < before.least, "{gate} {by_channel}: {pulled:?}");
+        }
+    }
+}
+
+#[test]
 fn sections_that_make_no_sense_are_named() {
     let refused = |section: &str| {
         let mut text = toml::to_string(&example()).expect("a recipe");

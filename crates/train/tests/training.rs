@@ -6,8 +6,8 @@ use memwall_formats::Container;
 use memwall_graph::Memory;
 use memwall_kernels::gemm::Compute;
 use memwall_nn::{
-    DeltaGate, DeltaNetConfig, FeatureMap, Hgrn2Config, LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig,
-    RetentionConfig,
+    DeltaGate, DeltaNetConfig, FeatureMap, GatedKalmanetConfig, Hgrn2Config, LinearAttentionConfig, Mamba2Config,
+    MixerConfig, MlstmConfig, RetentionConfig,
 };
 use memwall_train::language::train;
 use memwall_train::{Batch, Optimizer, Recipe, TrainError, Trainer, TrainerOptions};
@@ -140,6 +140,7 @@ fn a_recipe_trains_every_memory_that_decays_by_head_or_not_at_all() {
         ("linear_attention", MixerConfig::LinearAttention(linear)),
         ("retention", MixerConfig::Retention(RetentionConfig::new(2, 16, 32))),
         ("mamba2", MixerConfig::Mamba2(Mamba2Config::new(4, 32, 16))),
+        ("gated_kalmanet", MixerConfig::GatedKalmanet(GatedKalmanetConfig::new(2, 32))),
         ("hgrn2", MixerConfig::Hgrn2(Hgrn2Config { short_conv: Some(4), ..Hgrn2Config::new(2, 32, 32) })),
         ("mlstm", MixerConfig::Mlstm(MlstmConfig::new(2, 16, 32))),
     ] {

@@ -3,19 +3,21 @@
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, FeatureMap, GateConfig,
-    GatedAssociativeConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig,
-    MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig, FeatureMap, GateConfig,
+    GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig,
+    Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig,
+    WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 16] = [
+pub const MIXERS: [&str; 18] = [
     "attention",
     "gated_attention",
     "windowed_attention",
+    "differential_attention",
     "gla",
     "linear_attention",
     "based",
@@ -27,6 +29,7 @@ pub const MIXERS: [&str; 16] = [
     "gated_delta_net",
     "negative_delta_net",
     "kda",
+    "gated_kalmanet",
     "gated_associative",
     "short_conv",
 ];
@@ -97,19 +100,16 @@ impl Frame {
             0 => ChannelConfig::None,
             hidden => ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false },
         };
-        let layer = |i: usize| LayerConfig { mixer: mixers[i % mixers.len()].clone(), channel: channel.clone() };
+        let layer = |i: usize| {
+            let mut mixer = mixers[i % mixers.len()].clone();
+            if let MixerConfig::Attention(AttentionConfig { differential: Some(differential), .. }) = &mut mixer {
+                differential.depth = i;
+            }
+            LayerConfig { mixer, channel: channel.clone() }
+        };
         ModelConfig {
-            vocab_size: self.vocabulary,
-            d_model: self.width,
-            max_context: self.context,
-            layers: (0..self.layers).map(layer).collect(),
-            norm_eps: 1e-5,
             tie_embeddings: self.tied,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-            quantization: None,
+            ..ModelConfig::new(self.vocabulary, self.width, self.context, (0..self.layers).map(layer).collect())
         }
     }
 }
@@ -126,6 +126,13 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "attention" => MixerConfig::Attention(attention()),
         "gated_attention" => {
             MixerConfig::Attention(AttentionConfig { gate: Some(GateConfig::default()), ..attention() })
+        }
+        // Pairs of heads, half as wide.
+        "differential_attention" => {
+            let differential = Some(DifferentialConfig::new(0));
+            let rope = Some(RopeConfig::default());
+            let attention = AttentionConfig::new(2 * heads, 2 * heads, head / 2);
+            MixerConfig::Attention(AttentionConfig { differential, rope, ..attention })
         }
         "windowed_attention" => MixerConfig::Attention(AttentionConfig { window: Some(WINDOW), ..attention() }),
         "gla" => MixerConfig::Gla(gla()),
@@ -145,7 +152,9 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "gated_delta_net" => MixerConfig::DeltaNet(delta()),
         "negative_delta_net" => MixerConfig::DeltaNet(DeltaNetConfig { allow_neg_eigval: true, ..delta() }),
         "kda" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::Channel, ..delta() }),
-        "gated_associative" => MixerConfig::GatedAssociative(GatedAssociativeConfig { slots: width, taps: TAPS }),
+        // Square states: keys as wide as values.
+        "gated_kalmanet" => MixerConfig::GatedKalmanet(GatedKalmanetConfig::new(heads, head)),
+        "gated_associative" => MixerConfig::GatedAssociative(GatedAssociativeConfig::new(width, TAPS)),
         "short_conv" => MixerConfig::ShortConv(ShortConvConfig { taps: TAPS, gated: true }),
         other => {
             let score = |m: &&str| strsim::jaro_winkler(m, other);
@@ -156,7 +165,7 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
 }
 
 /// Parameters of a model, counted in its graph.
-fn parameters(config: &ModelConfig) -> Result<u64, GraphError> {
+pub(crate) fn parameters(config: &ModelConfig) -> Result<u64, GraphError> {
     let (mut g, types) = (Graph::new(Dtype::F32), WeightTypes::new());
     let seqs = Sequences::whole(&mut g, 1, 1)?;
     let hidden = config.hidden(&mut g, &types, &seqs)?;

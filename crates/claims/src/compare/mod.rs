@@ -20,8 +20,8 @@ use crate::trial::{Figure, Training};
 use crate::{About, Better, Error, Falsifier, Progress, Run, Settings, SweepPlan, TuneOn, plot, sweep};
 
 use contestant::Contestant;
-pub(crate) use contestant::Frame;
 pub use contestant::MIXERS;
+pub(crate) use contestant::{Frame, parameters};
 pub use cost::Cost;
 pub use subject::{SUBJECTS, Subject};
 

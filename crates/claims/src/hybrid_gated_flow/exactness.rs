@@ -10,7 +10,7 @@ use memwall_nn::{CorrectionGate, GATE};
 use memwall_tasks::{Batches, Philox, Position, Split};
 use memwall_train::{Optimizer, Trainer};
 
-use super::learning::{BITNET, HYBRID, Learning, RANK, clear};
+use super::learning::{HYBRID, Learning, RANK, clear};
 use crate::{Error, Run, random::normal, trial::packed as packed_batch};
 
 fn batch(learning: &Learning, seed: u64) -> Result<memwall_train::Batch, Error> {
@@ -24,14 +24,15 @@ fn distance(a: &mut Trainer, b: &mut Trainer, batch: &memwall_train::Batch) -> R
     Ok(a.logits.iter().zip(&b.logits).fold(0.0, |m: f64, (a, b)| m.max(f64::from((a - b).abs()))))
 }
 
-/// The largest difference of logits from the ternary model of the same seed, before any step.
+/// The largest difference of logits from the model without correction of the same seed, before any step.
 pub(super) fn beginning(run: &Run, learning: &Learning, seed: u64) -> Result<f64, Error> {
     let mut hybrid = learning.trainer(run, &learning.model(HYBRID, RANK), seed)?;
-    let mut bitnet = learning.trainer(run, &learning.model(BITNET, RANK), seed)?;
-    distance(&mut hybrid, &mut bitnet, &batch(learning, seed)?)
+    let mut uncorrected = learning.trainer(run, &learning.uncorrected(), seed)?;
+    distance(&mut hybrid, &mut uncorrected, &batch(learning, seed)?)
 }
 
-/// The largest difference of logits from the ternary model of the same weights, behind gates of 0, after a few steps.
+/// The largest difference of logits from the model without correction of the same weights, behind gates of 0, after a few
+/// steps.
 pub(super) fn shut(run: &Run, learning: &Learning, seed: u64) -> Result<f64, Error> {
     let mut model = learning.model(HYBRID, RANK);
     if let Some(correction) = model.quantization.as_mut().and_then(|q| q.correction.as_mut()) {
@@ -44,15 +45,15 @@ pub(super) fn shut(run: &Run, learning: &Learning, seed: u64) -> Result<f64, Err
         hybrid.step(std::slice::from_ref(&batch), 1e-2, &Optimizer::default()).map_err(Error::experiment)?;
     }
     clear(&mut hybrid, GATE);
-    let mut bitnet = learning.trainer(run, &learning.model(BITNET, RANK), seed)?;
-    let names: Vec<String> = bitnet.parameters().map(str::to_owned).collect();
+    let mut uncorrected = learning.trainer(run, &learning.uncorrected(), seed)?;
+    let names: Vec<String> = uncorrected.parameters().map(str::to_owned).collect();
     for name in names {
         let weight = hybrid.memory().get::<f32>(&name).map(<[f32]>::to_vec);
-        if let (Some(from), Some(to)) = (weight, bitnet.memory_mut().get_mut::<f32>(&name)) {
+        if let (Some(from), Some(to)) = (weight, uncorrected.memory_mut().get_mut::<f32>(&name)) {
             to.copy_from_slice(&from);
         }
     }
-    distance(&mut hybrid, &mut bitnet, &batch)
+    distance(&mut hybrid, &mut uncorrected, &batch)
 }
 
 /// The largest difference, over the largest output, between integers times packed ternary weights and the product of training.

@@ -1,10 +1,11 @@
-//! Models of characters in full precision, in ternary weights, and in ternary weights with a gated correction.
+//! Models of characters in full precision, in ternary weights, and in ternary weights with a gated correction, with plain and
+//! with differential attention.
 
 use std::sync::Arc;
 
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, CorrectionConfig, CorrectionGate, GATE, GateSchedule, LayerConfig,
-    MixerConfig, ModelConfig, QuantizationConfig, RopeConfig,
+    Activation, AttentionConfig, ChannelConfig, CorrectionConfig, CorrectionGate, DifferentialConfig, GateSchedule,
+    LayerConfig, MixerConfig, ModelConfig, QuantizationConfig, RopeConfig,
 };
 use memwall_tasks::data::TINY_SHAKESPEARE;
 use memwall_tasks::{Corpus, Documents, Fractions, Split, TextTask};
@@ -16,11 +17,16 @@ use crate::{
 };
 
 pub(super) const FULL: &str = "full precision";
+pub(super) const DIFFERENTIAL: &str = "full precision, differential attention";
 pub(super) const BITNET: &str = "ternary";
 pub(super) const WIDE: &str = "ternary, as many bytes";
-pub(super) const HYBRID: &str = "ternary and correction";
-pub(super) const FIXED: &str = "ternary and correction, gates of 1";
-pub(super) const SHUT: &str = "ternary and correction, gates of 0";
+/// All of it: ternary weights, the gated correction, differential attention.
+pub(super) const HYBRID: &str = "hybrid";
+pub(super) const PLAIN: &str = "hybrid with plain attention";
+pub(super) const FIXED: &str = "hybrid, gates of 1";
+pub(super) const SHUT: &str = "hybrid, gates of 0";
+/// Arms with differential attention.
+const DIFFERENTIALS: [&str; 4] = [DIFFERENTIAL, HYBRID, FIXED, SHUT];
 
 /// r of the correction.
 pub(super) const RANK: usize = 4;
@@ -76,8 +82,8 @@ impl Learning {
         };
         let bitnet = |correction| Some(QuantizationConfig { correction, ..QuantizationConfig::bitnet() });
         let quantization = match arm {
-            FULL => None,
-            HYBRID => bitnet(correction(CorrectionGate::Sigmoid, 0.1)),
+            FULL | DIFFERENTIAL => None,
+            HYBRID | PLAIN => bitnet(correction(CorrectionGate::Sigmoid, 0.1)),
             FIXED => bitnet(correction(CorrectionGate::One, 1.0)),
             SHUT => {
                 let mut shut = correction(CorrectionGate::Identity, 0.0);
@@ -87,22 +93,28 @@ impl Learning {
             _ => bitnet(None),
         };
         let hidden = if arm == WIDE { self.wide_hidden(rank) } else { self.hidden };
-        let attention =
-            AttentionConfig { rope: Some(RopeConfig::default()), ..AttentionConfig::new(4, 4, self.width / 4) };
-        let channel = ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false };
+        let layer = |depth| {
+            let attention = AttentionConfig {
+                rope: Some(RopeConfig::default()),
+                differential: DIFFERENTIALS.contains(&arm).then(|| DifferentialConfig::new(depth)),
+                ..AttentionConfig::new(4, 4, self.width / 4)
+            };
+            let channel = ChannelConfig::Glu { hidden, activation: Activation::Silu, bias: false };
+            LayerConfig { mixer: MixerConfig::Attention(attention), channel }
+        };
         ModelConfig {
-            vocab_size: 256,
-            d_model: self.width,
-            max_context: self.training.time,
-            layers: vec![LayerConfig { mixer: MixerConfig::Attention(attention), channel }; self.layers],
             norm_eps: 1e-6,
             tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
             quantization,
+            ..ModelConfig::new(256, self.width, self.training.time, (0..self.layers).map(layer).collect())
         }
+    }
+
+    /// The model of the hybrid without its correction.
+    pub(super) fn uncorrected(&self) -> ModelConfig {
+        let mut model = self.model(HYBRID, RANK);
+        model.quantization.iter_mut().for_each(|q| q.correction = None);
+        model
     }
 
     /// The hybrid with gates that begin elsewhere.
@@ -145,10 +157,7 @@ impl Learning {
     }
 
     pub(super) fn trainer(&self, run: &Run, model: &ModelConfig, seed: u64) -> Result<Trainer, Error> {
-        let mut trainer = self.training.trainer(run, model, seed)?;
-        // What pulls γ to 0 pulls a gate to one half.
-        trainer.set_weight_decay(|name| name.ends_with(GATE).then_some(0.0));
-        Ok(trainer)
+        self.training.trainer(run, model, seed)
     }
 
     /// Trains a model and measures it, with its gates as they are and shut.

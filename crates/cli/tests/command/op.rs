@@ -252,6 +252,51 @@ fn the_delta_rule_refuses_bad_input_by_its_name() {
     assert!(!out.exists());
 }
 
+#[test]
+fn ridge_steps_on_states_have_the_bits_of_whole_sequences_and_bad_input_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.safetensors"), folder.path().join("out.safetensors"));
+    let [t, h, w] = [9, 2, 4];
+    let g: Vec<f64> = draw(t * h, 4).iter().map(|x| -x.abs()).collect();
+    let tensors = |lead: &[usize]| {
+        let rows = |tail: &[usize]| [lead, &[t], tail].concat();
+        vec![
+            reals("q", &rows(&[h, w]), &draw(t * h * w, 1)),
+            reals("k", &rows(&[h, w]), &draw(t * h * w, 2)),
+            reals("g", &rows(&[h]), &g),
+        ]
+    };
+    write(&input, &tensors(&[1]));
+    let whole = run("ridge", &input, &["--form", "recurrent", "--num-iter", "12"]);
+    let mut given = tensors(&[]);
+    given.push(reals("state", &[1, h, w, w], &vec![0.0; h * w * w]));
+    given.push(integers("slots", &[t], &vec![0; t]));
+    write(&input, &given);
+    let steps = run("ridge_step", &input, &["--num-iter", "12"]);
+    assert_eq!(steps["x"].1, whole["x"].1);
+    assert_eq!(steps["state"].1, whole["final_state"].1);
+
+    let op = ["op", "ridge", "--in", input.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let with = |changed: Given| {
+        let mut given = tensors(&[1]);
+        given.retain(|g| g.0 != changed.0);
+        given.push(changed);
+        write(&input, &given);
+    };
+    let mut spoiled = g.clone();
+    spoiled[3] = 0.5;
+    with(reals("g", &[1, t, h], &spoiled));
+    refused(&op, &["g: log-gate 3 (token 1) is 0.5", "at most 0"]);
+    let mut state = vec![0.0; h * w * w];
+    state[1] = 2.0;
+    with(reals("initial_state", &[1, h, w, w], &state));
+    refused(&op, &["initial_state: head 0 of sequence 0 is not symmetric", "(1, 0)"]);
+    write(&input, &tensors(&[1]));
+    refused(&[&op[..], &["--ridge-strength", "0"]].concat(), &["ridge_strength is 0", "above 0"]);
+    refused(&[&op[..], &["--num-iter=-1"]].concat(), &["whole number from 0 on"]);
+    assert!(!out.exists());
+}
+
 /// One set of options of attention, on packed sequences.
 struct Options {
     attention: Attention,
@@ -502,6 +547,8 @@ fn the_list_documents_every_operator() {
         "gla_step",
         "delta",
         "delta_step",
+        "ridge",
+        "ridge_step",
         "mlstm_gates",
         "mlstm_gates_step",
         "taylor",

@@ -16,7 +16,7 @@ pub(super) fn encode(rows: usize, columns: usize, values: &[f32]) -> Result<Vec<
 /// Codes and scale of values that are -s, 0 and s.
 fn kept(values: &[f32]) -> Option<(Vec<i8>, f32)> {
     let scale = values.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let ternary = scale > 0.0 && values.iter().all(|x| *x == 0.0 || x.abs() == scale);
+    let ternary = scale > 0.0 && scale.is_finite() && values.iter().all(|x| *x == 0.0 || x.abs() == scale);
     ternary.then(|| (values.iter().map(|x| (x / scale) as i8).collect(), scale))
 }
 

@@ -1,5 +1,6 @@
 //! Some rows of a tensor, by index: the rows whose logits are wanted.
 
+use memwall_formats::Dtype;
 use memwall_kernels::embedding::{embedding, embedding_backward};
 
 use crate::graph::{Graph, Value};
@@ -8,7 +9,7 @@ use crate::op::{Backward, Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::{Shape, Type};
 use crate::{GraphError, real};
 
-/// `y[i] = x[rows[i]]`. Inputs: x [N, D], rows `[M]` I32. Output: [M, D].
+/// `y[i] = x[rows[i]]`. Inputs: x [N, D], of reals or I32, rows `[M]` I32. Output: [M, D].
 #[derive(Clone, Copy, Debug)]
 pub struct SelectRows;
 
@@ -30,6 +31,12 @@ impl Op for SelectRows {
             return Err(format!("row {row} of {n}"));
         }
         let width = io.in_sizes(0).axis(1);
+        if io.out_dtype(0) == Dtype::I32 {
+            let x = io.input::<i32>(0);
+            let chosen = rows.iter().zip(io.output::<i32>(0).chunks_exact_mut(width));
+            chosen.for_each(|(&row, y)| y.copy_from_slice(&x[row as usize * width..][..width]));
+            return Ok(());
+        }
         real!(io.out_dtype(0), T => embedding::<T>(io.pool(), width, io.input(0), rows, io.output(0)));
         Ok(())
     }

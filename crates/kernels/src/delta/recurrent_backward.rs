@@ -129,17 +129,23 @@ impl<T: Real> BackwardTask<'_, T> {
             a.kept[i * size..(i + 1) * size].copy_from_slice(a.state);
             // The last segment is built again at once.
             if i + 1 < segments {
-                // SAFETY: the sequence has these tokens.
-                tokens(i).for_each(|t| unsafe { self.advance(s, a, t, head, 0) });
+                for t in tokens(i) {
+                    // SAFETY: the sequence has these tokens.
+                    unsafe { self.advance(s, a, t, head, 0) };
+                }
             }
         }
         for i in (0..segments).rev() {
             a.state.copy_from_slice(&a.kept[i * size..(i + 1) * size]);
             let tokens = tokens(i);
-            // SAFETY: the sequence has these tokens, whose gradients are this task's own.
-            unsafe {
-                tokens.clone().enumerate().for_each(|(i, t)| self.advance(s, a, t, head, i));
-                tokens.enumerate().rev().for_each(|(i, t)| self.back(s, a, t, head, i, add_keys));
+            // Loops, because a closure is compiled without the instruction set that the task runs with.
+            for (i, t) in tokens.clone().enumerate() {
+                // SAFETY: the sequence has these tokens.
+                unsafe { self.advance(s, a, t, head, i) };
+            }
+            for (i, t) in tokens.enumerate().rev() {
+                // SAFETY: as above, and their gradients are this task's own.
+                unsafe { self.back(s, a, t, head, i, add_keys) };
             }
         }
         if !b.d_initial_state.is_null() {

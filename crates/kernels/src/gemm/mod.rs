@@ -180,6 +180,11 @@ fn tile_shape(elem_bytes: usize) -> (usize, usize) {
     if elem_bytes == 4 { f32::dispatch(TileShape) } else { f64::dispatch(TileShape) }
 }
 
+/// Columns of a strip of the packed second operand in [`Compute::F32`]: rows of so many elements, as they lie, are one.
+pub(crate) fn strip_columns<T: Real>() -> usize {
+    tile_shape(size_of::<T>()).1
+}
+
 /// Bytes of scratch that [`gemm`] needs for elements of `elem_bytes` (4 or 8) on `threads` threads, for `g` and for every
 /// product that differs from it by fewer rows `m` or a shorter sum `k`: run-time dimensions are planned by their maximum.
 pub fn gemm_scratch(g: &Gemm, elem_bytes: usize, threads: usize) -> usize {

@@ -157,6 +157,20 @@ impl<T: Real> Kernel<T> for Back<'_, T> {
 }
 
 impl<T: Real> Back<'_, T> {
+    /// One token: from the state before it to that after it, in place.
+    #[inline(always)]
+    fn advance<S: Simd<E = T>>(&self, s: S, lanes: &Range<usize>, h: &mut [T], row: usize) {
+        let (x, (width, states)) = (&self.x, self.x.sizes());
+        let at = |row: usize| row * width + lanes.start..row * width + lanes.end;
+        let (value, delta) = (s.load_any(&x.x[at(row)]), s.load_any(&x.delta[at(row)]));
+        for n in 0..states {
+            let decay = s.exp(delta * s.load_any(&self.a[at(n)]));
+            let old = &mut h[n * S::LANES..(n + 1) * S::LANES];
+            let new = s.fma(decay, s.load(old), delta * value * s.splat(x.b[row * states + n]));
+            s.store(new, old);
+        }
+    }
+
     /// One vector of channels.
     #[inline(always)]
     fn lanes<S: Simd<E = T>>(&mut self, s: S, lanes: Range<usize>) {
@@ -170,16 +184,6 @@ impl<T: Real> Back<'_, T> {
         da.fill(T::ZERO);
         let (mut d_skip, skip) = (s.zero(), s.load_any(&x.skip[lanes.clone()]));
         let at = |row: usize| row * width + lanes.start..row * width + lanes.end;
-        // One token: from the state before it to that after it, in place.
-        let advance = |h: &mut [T], row: usize| {
-            let (value, delta) = (s.load_any(&x.x[at(row)]), s.load_any(&x.delta[at(row)]));
-            for n in 0..states {
-                let decay = s.exp(delta * s.load_any(&self.a[at(n)]));
-                let old = &mut h[n * S::LANES..(n + 1) * S::LANES];
-                let new = s.fma(decay, s.load(old), delta * value * s.splat(x.b[row * states + n]));
-                s.store(new, old);
-            }
-        };
         for sequence in self.cu_seqlens.windows(2) {
             let (start, end) = (sequence[0] as usize, sequence[1] as usize);
             let segments = (end - start).div_ceil(SEGMENT);
@@ -189,14 +193,16 @@ impl<T: Real> Back<'_, T> {
             for i in 0..segments {
                 kept[i * size..(i + 1) * size].copy_from_slice(h);
                 if i + 1 < segments {
-                    rows(i).for_each(|row| advance(h, row));
+                    for row in rows(i) {
+                        self.advance(s, &lanes, h, row);
+                    }
                 }
             }
             for i in (0..segments).rev() {
                 h.copy_from_slice(&kept[i * size..(i + 1) * size]);
                 for (j, row) in rows(i).enumerate() {
                     before[j * size..(j + 1) * size].copy_from_slice(h);
-                    advance(h, row);
+                    self.advance(s, &lanes, h, row);
                 }
                 for (j, row) in rows(i).enumerate().rev() {
                     let before = &before[j * size..(j + 1) * size];

@@ -8,7 +8,10 @@ use super::{Form, Wkv6, Wkv6Gradients, Wkv6Inputs};
 use crate::disjoint::Disjoint;
 use crate::gla::{Gate, gla_backward, gla_backward_scratch, gla_forward, gla_scratch, scratch_bytes, workers};
 use crate::rows::for_rows;
+use crate::simd::{Kernel, Simd};
+use crate::wkv6::lanes::{axpy, dot};
 use crate::{Pool, Real};
+use std::ops::Range;
 
 /// Elements of a token's key, value and gate.
 fn row(wkv: &Wkv6) -> usize {
@@ -86,24 +89,44 @@ pub(super) fn forward<T: Real>(
     let (gla, gate) = (wkv.gla(), Gate::Channel(&*s.g));
     gla_forward(pool, &gla, form, x.r, s.k, s.v, gate, x.cu_seqlens, x.initial_state, o, final_state, rest);
     last_tokens(wkv, x, final_state);
-    let (keys, values, heads) = (wkv.key_width, wkv.value_width, wkv.heads);
     let o = Disjoint::new(o);
-    for_rows(pool, tokens * heads, keys + values, |rows| {
-        for i in rows {
-            let own = weight(wkv, x, i);
-            // SAFETY: rows are one task's own.
-            let to = unsafe { o.part(i * values..(i + 1) * values) };
-            to.iter_mut().zip(&x.v[i * values..]).for_each(|(o, v)| *o = own.mul_add(*v, *o));
-        }
+    for_rows(pool, tokens * wkv.heads, wkv.key_width + wkv.value_width, |rows| {
+        T::dispatch(Own { wkv, x, rows, o });
     });
 }
 
+/// Adds to o what the current tokens give, of some heads of all tokens.
+struct Own<'a, T> {
+    wkv: &'a Wkv6,
+    x: &'a Wkv6Inputs<'a, T>,
+    rows: Range<usize>,
+    o: Disjoint<'a, T>,
+}
+
+impl<T: Real> Kernel<T> for Own<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E = T>>(self, s: S) {
+        let values = self.wkv.value_width;
+        for i in self.rows {
+            let own = weight(s, self.wkv, self.x, i);
+            // SAFETY: rows are one task's own.
+            axpy(unsafe { self.o.part(i * values..(i + 1) * values) }, own, &self.x.v[i * values..]);
+        }
+    }
+}
+
 /// Σ_c r_c u_c k_c of a token's head; `i` counts heads of all tokens.
-fn weight<T: Real>(wkv: &Wkv6, x: &Wkv6Inputs<'_, T>, i: usize) -> T {
+#[inline(always)]
+fn weight<S: Simd>(s: S, wkv: &Wkv6, x: &Wkv6Inputs<'_, S::E>, i: usize) -> S::E {
     let (keys, head) = (wkv.key_width, i % wkv.heads);
-    let (r, k) = (&x.r[i * keys..(i + 1) * keys], &x.k[i * keys..]);
-    let terms = r.iter().zip(k).zip(&x.bonus[head * keys..]);
-    terms.fold(T::ZERO, |sum, ((r, k), u)| (*r * *u).mul_add(*k, sum))
+    let (r, k, u) = (&x.r[i * keys..(i + 1) * keys], &x.k[i * keys..(i + 1) * keys], &x.bonus[head * keys..][..keys]);
+    let mut sum = s.zero();
+    for at in (0..keys).step_by(S::LANES) {
+        let at = at..(at + S::LANES).min(keys);
+        sum = s.fma(s.load_any(&r[at.clone()]) * s.load_any(&u[at.clone()]), s.load_any(&k[at]), sum);
+    }
+    s.sum(sum)
 }
 
 /// From the states before the last tokens to those after them.
@@ -158,24 +181,44 @@ fn bonus<T: Real>(
     dv: &mut [T],
     du: &mut [T],
 ) {
-    let (heads, keys, values) = (wkv.heads, wkv.key_width, wkv.value_width);
-    let tokens = x.cu_seqlens[x.cu_seqlens.len() - 1] as usize;
+    let (heads, keys) = (wkv.heads, wkv.key_width);
     let [dr, dk, dv, du] = [dr, dk, dv, du].map(Disjoint::new);
     pool.run(heads, |head, _| {
-        let u = &x.bonus[head * keys..(head + 1) * keys];
-        // SAFETY: heads are one task's own, here and below.
+        // SAFETY: a head's bonus is one task's own.
         let du = unsafe { du.part(head * keys..(head + 1) * keys) };
+        T::dispatch(OwnBack { wkv, x, d_o, head, dr, dk, dv, du });
+    });
+}
+
+/// The gradients of [`Own`] of one head.
+struct OwnBack<'a, T> {
+    wkv: &'a Wkv6,
+    x: &'a Wkv6Inputs<'a, T>,
+    d_o: &'a [T],
+    head: usize,
+    dr: Disjoint<'a, T>,
+    dk: Disjoint<'a, T>,
+    dv: Disjoint<'a, T>,
+    du: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for OwnBack<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd<E = T>>(self, s: S) {
+        let OwnBack { wkv, x, d_o, head, du, .. } = self;
+        let (heads, keys, values) = (wkv.heads, wkv.key_width, wkv.value_width);
+        let tokens = x.cu_seqlens[x.cu_seqlens.len() - 1] as usize;
+        let u = &x.bonus[head * keys..(head + 1) * keys];
         du.fill(T::ZERO);
         for i in (0..tokens).map(|t| t * heads + head) {
             let (at, of) = (i * keys..(i + 1) * keys, i * values..(i + 1) * values);
-            let own = weight(wkv, x, i);
-            // SAFETY: as above.
-            let (dr, dk, dv) = unsafe { (dr.part(at.clone()), dk.part(at.clone()), dv.part(of.clone())) };
-            let mut d_own = T::ZERO;
-            for ((dv, d_o), v) in dv.iter_mut().zip(&d_o[of.clone()]).zip(&x.v[of]) {
-                *dv = own.mul_add(*d_o, *dv);
-                d_own = d_o.mul_add(*v, d_own);
-            }
+            // SAFETY: heads are one task's own.
+            let (dr, dk, dv) =
+                unsafe { (self.dr.part(at.clone()), self.dk.part(at.clone()), self.dv.part(of.clone())) };
+            let (d_o, v) = (&d_o[of.clone()], &x.v[of]);
+            axpy(dv, weight(s, wkv, x, i), d_o);
+            let d_own = dot(s, d_o, v);
             let (r, k) = (&x.r[at.clone()], &x.k[at]);
             for c in 0..keys {
                 dr[c] = (d_own * u[c]).mul_add(k[c], dr[c]);
@@ -183,5 +226,5 @@ fn bonus<T: Real>(
                 du[c] = (d_own * r[c]).mul_add(k[c], du[c]);
             }
         }
-    });
+    }
 }

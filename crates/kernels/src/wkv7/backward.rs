@@ -113,12 +113,17 @@ impl<T: Real> Kernel<T> for Head<'_, T> {
             a.kept[i * size..(i + 1) * size].copy_from_slice(a.state);
             // The last segment is built again at once.
             if i + 1 < segments {
-                tokens(i).for_each(|t| self.advance(s, a, t, 0));
+                // Loops, because a closure is compiled without the instruction set that the task runs with.
+                for t in tokens(i) {
+                    self.advance(s, a, t, 0);
+                }
             }
         }
         for i in (0..segments).rev() {
             a.state.copy_from_slice(&a.kept[i * size..(i + 1) * size]);
-            tokens(i).enumerate().for_each(|(i, t)| self.advance(s, a, t, i));
+            for (i, t) in tokens(i).enumerate() {
+                self.advance(s, a, t, i);
+            }
             for (i, t) in tokens(i).enumerate().rev() {
                 self.back(s, a, t, i);
                 a.state.copy_from_slice(&a.states[i * size..(i + 1) * size]);

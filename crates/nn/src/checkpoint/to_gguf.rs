@@ -240,6 +240,8 @@ fn alike(config: &ModelConfig) -> Option<Shared<'_>> {
         && !config.embedding_norm
         && config.logit_softcap.is_none()
         && a.gate.is_none()
+        && a.differential.is_none()
+        && a.kv_source.is_none()
         && a.softcap.is_none()
         && a.scale.is_none()
         && rope.rotary_dim.is_none()
@@ -262,17 +264,8 @@ mod tests {
     fn model(attention: AttentionConfig) -> ModelConfig {
         let channel = ChannelConfig::Glu { hidden: 32, activation: Activation::Silu, bias: false };
         ModelConfig {
-            vocab_size: 9,
-            d_model: 16,
-            max_context: 64,
-            layers: vec![LayerConfig { mixer: MixerConfig::Attention(attention), channel }],
             norm_eps: 1e-6,
-            tie_embeddings: false,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-            quantization: None,
+            ..ModelConfig::new(9, 16, 64, vec![LayerConfig { mixer: MixerConfig::Attention(attention), channel }])
         }
     }
 

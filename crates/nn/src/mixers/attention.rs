@@ -10,11 +10,12 @@ use memwall_kernels::attention::Attention as Kernel;
 use memwall_kernels::gemm::Compute;
 use serde::{Deserialize, Serialize};
 
+use super::differential::DifferentialConfig;
 use super::{Form, Mixer};
 use crate::config::{ConfigError, heads_fit};
 use crate::layers::{linear, rms_norm};
 use crate::rope::RopeConfig;
-use crate::sequences::Sequences;
+use crate::sequences::{KeyValues, Sequences};
 use crate::weights::WeightTypes;
 
 /// Attention of one layer.
@@ -54,6 +55,12 @@ pub struct AttentionConfig {
     /// ε of the norms of q and k.
     #[serde(default = "qk_eps")]
     pub qk_norm_eps: f64,
+    /// The difference of two maps, by pairs of heads; one map if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differential: Option<DifferentialConfig>,
+    /// The earlier layer whose keys and values are seen, instead of keys and values of its own (YOCO's cross-attention).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_source: Option<usize>,
 }
 
 fn qk_eps() -> f64 {
@@ -148,6 +155,8 @@ impl AttentionConfig {
             scale: None,
             gate: None,
             qk_norm_eps: qk_eps(),
+            differential: None,
+            kv_source: None,
         }
     }
 
@@ -171,6 +180,14 @@ impl AttentionConfig {
         }
         if let Some(rope) = &self.rope {
             rope.check(&format!("{key}.rope"), self.head_dim)?;
+        }
+        if let Some(differential) = &self.differential {
+            differential.check(key, self.heads, self.kv_heads)?;
+        }
+        let own = self.gate.is_some_and(|g| matches!(g.position, GatePosition::Keys | GatePosition::Values));
+        if own && self.kv_source.is_some() {
+            let problem = "gates keys or values, but kv_source is given: they are another layer's";
+            return Err(ConfigError::at(format!("{key}.gate.position"), problem));
         }
         Ok(())
     }
@@ -251,6 +268,79 @@ impl AttentionConfig {
         };
         ops::reshape(g, out, y_shape)
     }
+
+    /// Queries [N, H, K] of x, before their norm and rotation.
+    pub(crate) fn queries(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        name: &str,
+        x: Value,
+    ) -> Result<Value, GraphError> {
+        let (rows, h, d) = (g.shape(x).dims()[0], self.heads, self.head_dim);
+        let q = linear(g, types, &format!("{name}.q_proj"), x, h * d, self.qkv_bias)?;
+        ops::reshape(g, q, [rows, h.into(), d.into()])
+    }
+
+    /// Makes keys and values of x and puts them where rows can see them.
+    pub(crate) fn keep(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        name: &str,
+        x: Value,
+        seqs: &Sequences,
+    ) -> Result<KeyValues, GraphError> {
+        let (rows, kv, d) = (g.shape(x).dims()[0], self.kv_heads, self.head_dim);
+        let k = linear(g, types, &format!("{name}.k_proj"), x, kv * d, self.qkv_bias)?;
+        let v = linear(g, types, &format!("{name}.v_proj"), x, kv * d, self.qkv_bias)?;
+        let mut k = ops::reshape(g, k, [rows, kv.into(), d.into()])?;
+        let v = ops::reshape(g, v, [rows, kv.into(), d.into()])?;
+        if self.qk_norm {
+            k = rms_norm(g, &format!("{name}.k_norm"), k, self.qk_norm_eps)?;
+        }
+        if let Some(rope) = &self.rope {
+            k = seqs.rotate(g, rope, d, k)?;
+        }
+        let k = self.gate(g, types, name, GatePosition::Keys, kv, x, k)?;
+        let v = self.gate(g, types, name, GatePosition::Values, kv, x, v)?;
+        seqs.keep(g, name, &self.kernel(g.compute()), k, v)
+    }
+
+    /// Attends from the queries of x to what they can see, and projects; [N, D].
+    pub(crate) fn read(
+        &self,
+        g: &mut Graph,
+        types: &WeightTypes,
+        name: &str,
+        x: Value,
+        mut q: Value,
+        visible: KeyValues,
+        seqs: &Sequences,
+    ) -> Result<Value, GraphError> {
+        let rows = g.shape(x).dims()[0];
+        let d_model = g.shape(x).width().expect("a model has a fixed width");
+        let (h, d, kernel) = (self.heads, self.head_dim, self.kernel(g.compute()));
+        if self.qk_norm {
+            q = rms_norm(g, &format!("{name}.q_norm"), q, self.qk_norm_eps)?;
+        }
+        if let Some(rope) = &self.rope {
+            q = seqs.rotate(g, rope, d, q)?;
+        }
+        let q = self.gate(g, types, name, GatePosition::Queries, h, x, q)?;
+        let o = match &self.differential {
+            Some(differential) => differential.attend(g, name, &kernel, q, visible, seqs)?,
+            None => seqs.attend(g, &kernel, q, visible)?,
+        };
+        let o = self.gate(g, types, name, GatePosition::AfterAttention, h, x, o)?;
+        let o = ops::reshape(g, o, [rows, (h * d).into()])?;
+        seqs.set_memory(seqs.layer(), o);
+        let o = types.sub_norm(g, &format!("{name}.attn_sub_norm"), o)?;
+        let y = linear(g, types, &format!("{name}.o_proj"), o, d_model, self.o_bias)?;
+        let one_head = ops::reshape(g, y, [rows, 1.into(), d_model.into()])?;
+        let y = self.gate(g, types, name, GatePosition::AfterOutput, 1, x, one_head)?;
+        ops::reshape(g, y, [rows, d_model.into()])
+    }
 }
 
 impl Mixer for AttentionConfig {
@@ -270,37 +360,22 @@ impl Mixer for AttentionConfig {
         x: Value,
         seqs: &Sequences,
     ) -> Result<Value, GraphError> {
-        let rows = g.shape(x).dims()[0];
-        let d_model = g.shape(x).width().expect("a model has a fixed width");
-        let (h, kv, d) = (self.heads, self.kv_heads, self.head_dim);
-        let q = linear(g, types, &format!("{name}.q_proj"), x, h * d, self.qkv_bias)?;
-        let k = linear(g, types, &format!("{name}.k_proj"), x, kv * d, self.qkv_bias)?;
-        let v = linear(g, types, &format!("{name}.v_proj"), x, kv * d, self.qkv_bias)?;
-        let mut q = ops::reshape(g, q, [rows, h.into(), d.into()])?;
-        let mut k = ops::reshape(g, k, [rows, kv.into(), d.into()])?;
-        let v = ops::reshape(g, v, [rows, kv.into(), d.into()])?;
-        if self.qk_norm {
-            q = rms_norm(g, &format!("{name}.q_norm"), q, self.qk_norm_eps)?;
-            k = rms_norm(g, &format!("{name}.k_norm"), k, self.qk_norm_eps)?;
-        }
-        if let Some(rope) = &self.rope {
-            q = seqs.rotate(g, rope, d, q)?;
-            k = seqs.rotate(g, rope, d, k)?;
-        }
-        let q = self.gate(g, types, name, GatePosition::Queries, h, x, q)?;
-        let k = self.gate(g, types, name, GatePosition::Keys, kv, x, k)?;
-        let v = self.gate(g, types, name, GatePosition::Values, kv, x, v)?;
-        let o = seqs.attend(g, name, &self.kernel(g.compute()), q, k, v)?;
-        let o = self.gate(g, types, name, GatePosition::AfterAttention, h, x, o)?;
-        let o = ops::reshape(g, o, [rows, (h * d).into()])?;
-        let o = types.sub_norm(g, &format!("{name}.attn_sub_norm"), o)?;
-        let y = linear(g, types, &format!("{name}.o_proj"), o, d_model, self.o_bias)?;
-        let one_head = ops::reshape(g, y, [rows, 1.into(), d_model.into()])?;
-        let y = self.gate(g, types, name, GatePosition::AfterOutput, 1, x, one_head)?;
-        ops::reshape(g, y, [rows, d_model.into()])
+        let q = self.queries(g, types, name, x)?;
+        let visible = match self.kv_source {
+            Some(source) => seqs.kept_by(g, source)?,
+            None => self.keep(g, types, name, x, seqs)?,
+        };
+        self.read(g, types, name, x, q, visible, seqs)
+    }
+
+    fn reads_only(&self) -> bool {
+        self.kv_source.is_some()
     }
 
     fn state_bytes(&self, _: usize, name: &str, tokens: usize, seqs: &Sequences) -> usize {
+        if self.kv_source.is_some() {
+            return 0;
+        }
         seqs.kv_bytes(name, &self.kernel(Compute::F32), tokens)
     }
 }

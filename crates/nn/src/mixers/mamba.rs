@@ -128,6 +128,7 @@ impl Mixer for MambaConfig {
                 g.push(SelectiveScanStep, &[state, x, delta, a, b, c, skip, *slots])?[1]
             }
         };
+        seqs.set_memory(seqs.layer(), y);
         let z = ops::unary(g, Unary::Silu, z)?;
         let y = ops::mul(g, y, z)?;
         linear(g, types, &format!("{name}.out_proj"), y, d_model, self.bias)

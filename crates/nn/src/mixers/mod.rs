@@ -3,8 +3,11 @@
 pub mod attention;
 pub mod decay;
 pub mod delta_net;
+pub mod differential;
 pub mod gate_layout;
 pub mod gated_associative;
+pub mod gated_kalmanet;
+pub mod gated_memory_unit;
 pub mod gla;
 pub mod hgrn2;
 pub mod linear_attention;
@@ -57,6 +60,12 @@ pub trait Mixer {
         x: Value,
         seqs: &Sequences,
     ) -> Result<Value, GraphError>;
+
+    /// Whether it keeps nothing of its own, and reads what earlier layers keep: then a step needs it for those rows only
+    /// whose outputs are wanted.
+    fn reads_only(&self) -> bool {
+        false
+    }
 
     /// Bytes of state that a sequence of `tokens` tokens needs between steps, in a model of width `d_model`.
     fn state_bytes(&self, d_model: usize, name: &str, tokens: usize, seqs: &Sequences) -> usize;

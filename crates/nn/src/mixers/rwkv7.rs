@@ -18,11 +18,9 @@ use super::token_shift::{self, TokenMix, TokenShift};
 use super::{Form, Mixer};
 use crate::config::{ConfigError, MOST_WIDTH, at_most};
 use crate::layers::{group_norm, linear};
-use crate::sequences::{Kept, Sequences};
+use crate::sequences::{Kept, Sequences, Shared};
 use crate::weights::WeightTypes;
 
-/// Under which name the first layer shares its values.
-const FIRST_VALUES: &str = "rwkv7 values";
 /// What is added to the squared length of κ before it is divided by it: nothing but a guard against 0 / 0.
 const LENGTH_EPS: f64 = 1e-24;
 
@@ -125,10 +123,10 @@ impl Rwkv7Config {
         seqs: &Sequences,
     ) -> Result<Value, GraphError> {
         let Some(rank) = self.value_rank else {
-            seqs.share(FIRST_VALUES, v);
+            seqs.share(Shared::FirstValues, v);
             return Ok(v);
         };
-        let Some(first) = seqs.shared(FIRST_VALUES) else {
+        let Some(first) = seqs.shared(Shared::FirstValues) else {
             return Err(
                 g.refused("rwkv7", "value_rank is given, but no layer without it stands before this one in the graph")
             );

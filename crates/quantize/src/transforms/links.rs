@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | a norm's weight (and bias) | the linear layers that alone read it | each input is the normalized value times its weight |
 //! | rows of `up_proj` | `down_proj` | the other factor of the gated product does not change |
-//! | rows of `v_proj` | `o_proj` | attention is linear in values, channel by channel; gates that multiply change nothing |
+//! | rows of `v_proj` | `o_proj` | attention is linear in values, channel by channel; gates that multiply change nothing; not where a norm follows (differential) or other layers read the values |
 
 use memwall_infer::Model;
 use memwall_nn::{ChannelConfig, GateOperation, MixerConfig};
@@ -57,6 +57,9 @@ pub(super) fn links(model: &Model, i: usize) -> Result<Vec<Link>, QuantizeError>
     };
     if let MixerConfig::Attention(a) = &layer.mixer
         && a.gate.is_none_or(|gate| gate.operation == GateOperation::Multiply)
+        && a.differential.is_none()
+        && a.kv_source.is_none()
+        && !config.is_read(i)
     {
         let group = a.heads / a.kv_heads;
         let row = |input: usize| input / a.head_dim / group * a.head_dim + input % a.head_dim;

@@ -1,8 +1,8 @@
 //! `rotate-heads`: the channels of each value head are rotated, and rotated back by the output projection.
 //!
 //! Attention adds values with weights, so `Σ p (v R) = (Σ p v) R`: rows of `v_proj` times R within each head, columns of
-//! `o_proj` likewise. A gate that multiplies single channels does not commute with it, one a head does; other mixers stay as
-//! they are.
+//! `o_proj` likewise. A gate that multiplies single channels does not commute with it, one a head does; nor does the norm of
+//! differential attention. Values that other layers read, and other mixers, stay as they are.
 //!
 //! Source: QuaRot (Ashkboos et al. 2024, arXiv 2404.00456), section 4.1, stage 1.
 
@@ -34,7 +34,7 @@ impl Transform for RotateHeads {
         let mut rewrite = Rewrite::of(config);
         for (i, layer) in config.layers.iter().enumerate() {
             let MixerConfig::Attention(a) = &layer.mixer else { continue };
-            if !commutes(a) {
+            if !commutes(a) || config.is_read(i) {
                 continue;
             }
             let block = Hadamard::largest_block(a.head_dim);
@@ -51,5 +51,9 @@ impl Transform for RotateHeads {
 }
 
 fn commutes(a: &AttentionConfig) -> bool {
-    a.gate.is_none_or(|gate| gate.operation == GateOperation::Multiply && gate.granularity == Granularity::Headwise)
+    // Values of its own, and no norm of pairs of heads behind them.
+    let own = a.kv_source.is_none() && a.differential.is_none();
+    own && a
+        .gate
+        .is_none_or(|gate| gate.operation == GateOperation::Multiply && gate.granularity == Granularity::Headwise)
 }

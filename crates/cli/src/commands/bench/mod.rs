@@ -1,8 +1,8 @@
 //! `memwall bench`: what this machine can do, and what memwall does of it.
 
-mod gla;
 mod kernels;
 mod limits;
+mod mixers;
 mod model;
 mod step;
 
@@ -27,17 +27,17 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 15, conflicts_with_all = ["limits", "kernels", "model"], value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
     /// Compute the inside of every block again in the backward pass rather than keep it
-    #[arg(long, conflicts_with_all = ["limits", "kernels", "model", "gla"])]
+    #[arg(long, conflicts_with_all = ["limits", "kernels", "model", "mixers"])]
     recompute: bool,
     /// Sequences of --step
-    #[arg(long, value_name = "B", default_value_t = 8, conflicts_with_all = ["limits", "kernels", "model", "gla"], value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "B", default_value_t = 8, conflicts_with_all = ["limits", "kernels", "model", "mixers"], value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
-    /// Tokens of a sequence; without it, 256 for --step and 4096 for --gla
+    /// Tokens of a sequence; without it, 256 for --step and 4096 for --mixers
     #[arg(long, value_name = "T", conflicts_with_all = ["limits", "kernels", "model"], value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     tokens: Option<u32>,
-    /// Form that --gla measures
+    /// Form that --mixers measures
     #[arg(long, default_value = "all", conflicts_with_all = ["limits", "kernels", "model", "step"])]
-    form: gla::Forms,
+    form: mixers::Forms,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -58,9 +58,9 @@ struct What {
     /// A training step of a small decoder: forward, backward, AdamW; and by how much memory grows
     #[arg(long)]
     step: bool,
-    /// Gated linear attention in each of its forms, forward and backward, as a share of the f32 peak
-    #[arg(long)]
-    gla: bool,
+    /// The recurrences of these mixers, or of all, in each of their forms, forward and backward
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', value_parser = mixers::parse)]
+    mixers: Vec<String>,
 }
 
 fn precision(name: &str) -> Result<Precision, String> {
@@ -82,9 +82,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let batch = step::Batch { sequences: usize::from(args.batch), time: args.tokens.unwrap_or(256) as usize };
             step::run(batch, compute, threads, repeats, args.recompute, args.json, &mut out)?;
         }
-        What { gla: true, .. } => {
+        What { mixers, .. } if !mixers.is_empty() => {
             let tokens = args.tokens.unwrap_or(4096) as usize;
-            gla::run(args.form, compute, threads, repeats, tokens, args.json, &mut out)?;
+            let setting = mixers::Setting { forms: args.form, compute, threads, repeats, tokens, json: args.json };
+            mixers::run(mixers, &setting, &mut out)?;
         }
         What { model: Some(path), .. } => model::run(path, threads, args.json, &mut out)?,
         What { kernels: true, .. } => kernels::run(threads, args.json, &mut out)?,

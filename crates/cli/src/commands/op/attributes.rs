@@ -61,12 +61,14 @@ pub const ALL: &[Attribute] = &[
     attribute("heads", Kind::Count, "how many heads; required"),
     attribute("interleaved", Kind::Switch, "channels 2i and 2i + 1 are a pair, rather than i and i + half"),
     attribute("learning-rate", Kind::Number, "η; required"),
+    attribute("num-iter", Kind::Count, "steps of the iteration; 30 if absent"),
     attribute(
         "quantizer",
         Kind::Text,
         "what numbers are rounded to, format or format:span, e.g. ternary, int8:row, int4:group32, mxfp4, Q4_K; required",
     ),
     attribute("reached", Kind::Switch, "the gradient is 0 where the format clips; it passes everywhere if absent"),
+    attribute("ridge-strength", Kind::Number, "a, the ridge as a share of the norm of H, above 0; 0.02 if absent"),
     attribute("rotary-dim", Kind::Count, "channels that are turned, an even number; all if absent"),
     attribute("scale", Kind::Number, "factor of the products of queries and keys; 1/√K if absent"),
     attribute(

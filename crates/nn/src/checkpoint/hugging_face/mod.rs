@@ -7,12 +7,14 @@ mod experts;
 mod flash_linear_attention;
 mod gla;
 mod hgrn2;
+mod hybrid_qwen3;
 mod infinite_vl;
 mod lfm2;
 mod linear_attention;
 mod llama;
 mod mamba;
 mod mamba2;
+mod phi4flash;
 mod qwen3_next;
 mod retnet;
 mod rope;
@@ -33,7 +35,7 @@ use config_json::ConfigJson;
 use llama::Family;
 
 /// The families, as errors name them.
-const KNOWN: &str = "llama, mistral, qwen2, qwen3, bitnet, qwen3_next, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
+const KNOWN: &str = "llama, mistral, qwen2, qwen3, bitnet, qwen3_next, phi4flash, hybrid_qwen3, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
                      gated_deltanet, linear_attn, mamba, mamba2, rwkv and memwall";
 
 /// The file that says what the model is.
@@ -98,6 +100,18 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
             let config = checked(qwen3_next::config(&json, tensors.len())?)?;
             let mut adapted = adapt(&qwen3_next::NAMING);
             qwen3_next::adapt(&mut adapted, &config)?;
+            (config, adapted)
+        }
+        (None, "phi4flash") => {
+            let config = checked(phi4flash::config(&json, tensors.len())?)?;
+            let mut adapted = adapt(&phi4flash::NAMING);
+            phi4flash::adapt(&mut adapted, &config)?;
+            (config, adapted)
+        }
+        (None, "hybrid_qwen3") => {
+            let config = checked(hybrid_qwen3::config(&json, tensors.len())?)?;
+            let mut adapted = adapt(&OWN);
+            hybrid_qwen3::adapt(&mut adapted, &config);
             (config, adapted)
         }
         (None, "infinite_vl" | "infinite_vl_text") => {

@@ -6,7 +6,7 @@ use memwall_formats::Dtype;
 use memwall_graph::ops::reshape;
 use memwall_graph::{Dim, Shape, Value};
 use memwall_nn::{
-    Channel, ChannelConfig, DeltaForm, Form as MixerForm, GlaForm, Kept, MixerConfig, Sequences, WeightTypes,
+    Channel, ChannelConfig, DeltaForm, Form as MixerForm, GlaForm, Kept, MixerConfig, RidgeForm, Sequences, WeightTypes,
 };
 
 use super::sequences::{cu_seqlens, longest, slots};
@@ -17,7 +17,7 @@ use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, re
 pub const MIXER: Operator = Operator {
     name: "mixer",
     about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
-            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, linear_attention, retention, mamba, \
+            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, gated_kalmanet, linear_attention, retention, mamba, \
             mamba2, hgrn2, mlstm, rwkv4 to rwkv7, rwkv_channel_mix, gated_associative, short_conv; keys as in a recipe",
     inputs: &[
         real("x", "B T D", "inputs"),
@@ -74,10 +74,12 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::Hgrn2(c) => c.form = memory,
         MixerConfig::Mlstm(c) => c.form = memory,
         MixerConfig::DeltaNet(delta) => delta.form = Some(DeltaForm::Chunked),
+        MixerConfig::GatedKalmanet(c) => c.form = Some(RidgeForm::Chunked),
         MixerConfig::Rwkv6(c) => c.form = memory,
         MixerConfig::Attention(_)
         | MixerConfig::ShortConv(_)
         | MixerConfig::GatedAssociative(_)
+        | MixerConfig::GatedMemoryUnit(_)
         | MixerConfig::Mamba(_)
         | MixerConfig::Rwkv4(_)
         | MixerConfig::Rwkv5(_)

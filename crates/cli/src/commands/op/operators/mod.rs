@@ -12,9 +12,11 @@ mod gla;
 mod layers;
 mod linear;
 mod linear_attention;
+mod max_sim;
 mod mlstm;
 mod norm;
 mod pointwise;
+mod ridge;
 mod rope;
 mod rows;
 mod selective_scan;
@@ -32,6 +34,8 @@ pub const ALL: &[&Operator] = &[
     &gla::GLA_STEP,
     &delta::DELTA,
     &delta::DELTA_STEP,
+    &ridge::RIDGE,
+    &ridge::RIDGE_STEP,
     &mlstm::MLSTM_GATES,
     &mlstm::MLSTM_GATES_STEP,
     &linear_attention::TAYLOR,
@@ -58,6 +62,7 @@ pub const ALL: &[&Operator] = &[
     &rope::ROPE,
     &cross_entropy::CROSS_ENTROPY,
     &distillation::DISTILLATION,
+    &max_sim::MAX_SIM,
     &pointwise::ADD,
     &pointwise::SUB,
     &pointwise::MUL,

@@ -1,0 +1,6 @@
+mod bits;
+mod case;
+mod conditioning;
+mod forms;
+mod interpolation;
+mod refusals;
