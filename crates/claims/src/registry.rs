@@ -3,7 +3,9 @@
 use crate::{
     Claim, Error,
     block_quantization::BlockQuantization,
+    fireq::FireQ,
     flashattention::FlashAttention,
+    fp6::Fp6,
     fp8_vs_int8::Fp8VersusInt8,
     gated_associative::GatedAssociativeMemory,
     gated_attention::GatedAttention,
@@ -29,9 +31,11 @@ static CLAIMS: &[&dyn Claim] = &[
     &GatedAssociativeMemory,
     &GatedLinearAttention,
     &Fp8VersusInt8,
+    &Fp6,
     &GatedKalmanet,
     &Lfm2,
     &IntVersusFp,
+    &FireQ,
     &SelectivBench,
 ];
 

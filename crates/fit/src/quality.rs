@@ -91,7 +91,9 @@ const fn divergence(mix: Mix) -> f64 {
         Mix::Q4_0 | Mix::Q3_K_S => 0.043_121,
         Mix::Q2_K => 0.051_155,
         // Not measured: the lowest tier.
-        Mix::MXFP4 | Mix::MXFP4_MOE | Mix::NVFP4 | Mix::TQ1_0 | Mix::TQ2_0 | Mix::Q1_0 | Mix::Q2_0 => f64::INFINITY,
+        Mix::MXFP4 | Mix::MXFP4_MOE | Mix::NVFP4 | Mix::TQ1_0 | Mix::TQ2_0 | Mix::Q1_0 | Mix::Q2_0 | Mix::FP6 => {
+            f64::INFINITY
+        }
     }
 }
 

@@ -33,15 +33,16 @@ pub enum Dtype {
     NVFP4,
     Q1_0,
     Q2_0,
+    FP6,
 }
 
 impl Dtype {
     /// Every type, in the order of declaration.
-    pub const ALL: [Dtype; 23] = {
+    pub const ALL: [Dtype; 24] = {
         use Dtype::*;
         [
             F32, F64, F16, BF16, I32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
-            TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0,
+            TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0, FP6,
         ]
     };
 
@@ -51,7 +52,7 @@ impl Dtype {
         match self {
             F32 | F64 | F16 | BF16 | I32 => 1,
             Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL | MXFP4 => 32,
-            NVFP4 | Q2_0 => 64,
+            NVFP4 | Q2_0 | FP6 => 64,
             Q1_0 => 128,
             Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_XS | TQ1_0 | TQ2_0 => 256,
         }
@@ -71,6 +72,7 @@ impl Dtype {
             Q5_1 => 24,
             Q8_0 => 34,
             NVFP4 => 36,
+            FP6 => 50,
             TQ1_0 => 54,
             TQ2_0 => 66,
             Q2_K => 84,
@@ -124,6 +126,7 @@ impl Dtype {
             NVFP4 => "NVFP4",
             Q1_0 => "Q1_0",
             Q2_0 => "Q2_0",
+            FP6 => "FP6",
         }
     }
 
@@ -147,8 +150,16 @@ impl Dtype {
 pub(crate) fn most_alike<S: AsRef<str> + Default>(name: &str, names: Vec<S>) -> S {
     let plain = |s: &str| s.replace(['_', '-', ' '], "").to_ascii_uppercase();
     let name = plain(name);
-    let score = |candidate: &S| strsim::jaro_winkler(&plain(candidate.as_ref()), &name);
-    names.into_iter().rev().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap_or_default()
+    // The number of bits says more than the letters: fp16 is F16, not FP6.
+    let digits = |s: &str| s.chars().filter(char::is_ascii_digit).collect::<String>();
+    let shared =
+        |candidate: &str| digits(candidate).chars().zip(digits(&name).chars()).take_while(|(a, b)| a == b).count();
+    let score = |candidate: &S| {
+        let candidate = candidate.as_ref();
+        (shared(candidate), strsim::jaro_winkler(&plain(candidate), &name))
+    };
+    let order = |a: &(usize, f64), b: &(usize, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+    names.into_iter().rev().max_by(|a, b| order(&score(a), &score(b))).unwrap_or_default()
 }
 
 impl fmt::Display for Dtype {

@@ -1,8 +1,8 @@
 //! `Format`: how rows of numbers become bytes and come back, whatever the element type.
 
 use crate::block::{
-    BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4, BlockQ1_0, BlockQ2_0, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
-    BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, BlockTQ1_0, BlockTQ2_0, Blocks,
+    BlockFP6, BlockIQ4_NL, BlockIQ4_XS, BlockMXFP4, BlockNVFP4, BlockQ1_0, BlockQ2_0, BlockQ2_K, BlockQ3_K, BlockQ4_0,
+    BlockQ4_1, BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, BlockTQ1_0, BlockTQ2_0, Blocks,
 };
 use crate::scalar::{BF16, F16, F32, F64, I32};
 use crate::{Dtype, Layout};
@@ -160,6 +160,7 @@ pub fn format(dtype: Dtype) -> &'static dyn Format {
         Dtype::NVFP4 => const { &Blocks::<BlockNVFP4>::NEW },
         Dtype::Q1_0 => const { &Blocks::<BlockQ1_0>::NEW },
         Dtype::Q2_0 => const { &Blocks::<BlockQ2_0>::NEW },
+        Dtype::FP6 => const { &Blocks::<BlockFP6>::NEW },
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Mix {
     TQ2_0,
     Q1_0,
     Q2_0,
+    /// memwall's own: E3M2 in blocks of 64 for every matrix but the embedding and the output, which stay in BF16.
+    FP6,
 }
 
 /// What the choice depends on besides the tensors.
@@ -75,10 +77,10 @@ pub struct MixTensor<'a> {
 
 impl Mix {
     /// Every mix, most bits first.
-    pub const ALL: [Mix; 26] = {
+    pub const ALL: [Mix; 27] = {
         use Mix::*;
         [
-            F32, BF16, F16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q5_K_S, Q5_0, Q4_1, Q4_K_M, Q4_K_S, Q4_0, IQ4_NL, NVFP4,
+            F32, BF16, F16, Q8_0, Q6_K, FP6, Q5_1, Q5_K_M, Q5_K_S, Q5_0, Q4_1, Q4_K_M, Q4_K_S, Q4_0, IQ4_NL, NVFP4,
             MXFP4_MOE, MXFP4, IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, Q2_0, TQ2_0, TQ1_0, Q1_0,
         ]
     };
@@ -113,6 +115,7 @@ impl Mix {
             NVFP4 => "NVFP4",
             Q1_0 => "Q1_0",
             Q2_0 => "Q2_0",
+            FP6 => "FP6",
         }
     }
 
@@ -156,6 +159,7 @@ impl Mix {
             NVFP4 => Dtype::NVFP4,
             Q1_0 => Dtype::Q1_0,
             Q2_0 => Dtype::Q2_0,
+            FP6 => Dtype::FP6,
         }
     }
 
@@ -189,6 +193,8 @@ impl Mix {
             NVFP4 => 39,
             Q1_0 => 40,
             Q2_0 => 41,
+            // memwall's own: llama.cpp counts its mixes from 0 on.
+            FP6 => 0x6d77,
         }
     }
 
@@ -232,6 +238,9 @@ impl Mix {
         let main = self.main();
         if self == MXFP4_MOE {
             return if t.name.contains("_exps.") { main } else { Dtype::Q8_0 };
+        }
+        if self == FP6 {
+            return if matches!(role, Role::Output | Role::Embedding) { Dtype::BF16 } else { main };
         }
         let falcon = model.architecture == "falcon";
         let eight_experts = model.experts == 8;
@@ -412,7 +421,7 @@ fn fit_rows(chosen: Dtype, cols: usize) -> Dtype {
         Dtype::NVFP4 | Dtype::Q1_0 | Dtype::Q2_0 => Dtype::Q4_0,
         Dtype::Q4_K => Dtype::Q5_0,
         Dtype::Q5_K => Dtype::Q5_1,
-        Dtype::Q6_K => Dtype::Q8_0,
+        Dtype::Q6_K | Dtype::FP6 => Dtype::Q8_0,
         Dtype::IQ4_XS => Dtype::IQ4_NL,
         _ => Dtype::F16,
     };

@@ -1,9 +1,11 @@
 //! Packings are those of their engines, by published hashes, and come back.
 
 use memwall_formats::Dtype;
+use memwall_formats::element::{E3M2, Element, Rounding};
 use memwall_formats::packing::{
-    PackingError, absmean, pack_bitnet, pack_fp6_llm, pack_high_first, pack_low_first, unpack_bitnet, unpack_fp6_llm,
-    unpack_high_first, unpack_low_first,
+    Dequantization, INT4_FP8_BYTES, PackingError, absmean, dequantize_fp6_llm, four_halves, join_fireq, pack_bitnet,
+    pack_fp6_llm, pack_high_first, pack_int4_fp8, pack_low_first, quantize_fp6_llm, split_fireq, tensor_exponent,
+    unpack_bitnet, unpack_fp6_llm, unpack_high_first, unpack_int4_fp8, unpack_low_first,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -44,6 +46,44 @@ fn the_planes_of_fp6_llm_are_as_published() {
     assert_eq!(fnv(two), 0xd4a0_f5cd_6e74_6473);
     assert!(hex(four).starts_with("80085dd52aa2f77fc44c91196ee63bb3"), "{}", hex(&four[..16]));
     assert_eq!(fnv(four), 0x2015_7cfd_9ec9_5183);
+}
+
+#[test]
+fn shifted_codes_are_halves_of_their_values_over_4096() {
+    for code in 0..64u8 {
+        let others = [code, code ^ 21, 63 - code, code ^ 32];
+        let halves = four_halves(u32::from_le_bytes(others.map(|c| c << 2)));
+        for (half, code) in halves.into_iter().zip(others) {
+            let value = half::f16::from_bits(half).to_f32() * 4096.0;
+            assert_eq!(value.to_bits(), E3M2.decode(code).to_bits(), "code {code}");
+            assert_eq!(E3M2.encode(value, Rounding::HalfEven, true), code);
+        }
+    }
+}
+
+#[test]
+fn quantized_rows_come_back_from_fp6_llms_planes() {
+    let (rows, cols) = (128, 192);
+    let mut weights: Vec<f32> = noise(rows * cols, 200).iter().map(|b| (f32::from(*b) - 100.0) / 977.0).collect();
+    weights[5 * cols..6 * cols].fill(0.0);
+    let (codes, scales) = quantize_fp6_llm(&weights, rows, cols).expect("finite weights");
+    let planes = pack_fp6_llm(&codes, rows, cols).expect("whole tiles");
+    let back = dequantize_fp6_llm(&planes, rows, cols, &scales).expect("whole tiles");
+    for (row, scale) in scales.iter().enumerate() {
+        let scale = scale.to_f32();
+        for at in row * cols..(row + 1) * cols {
+            let exact = E3M2.decode(codes[at]) * scale;
+            assert_eq!(back[at], half::f16::from_f32(exact), "row {row}");
+            assert!((exact - weights[at]).abs() <= 2.001 * scale, "row {row}: {} became {exact}", weights[at]);
+        }
+    }
+    assert!(back[5 * cols..6 * cols].iter().all(|w| w.to_f32() == 0.0) && scales[5].to_f32() == 0.0);
+    weights[7] = 28.0 * 16.0;
+    let refused = quantize_fp6_llm(&weights, rows, cols);
+    assert!(matches!(refused, Err(PackingError::Scale { row: 0, .. })), "{refused:?}");
+    weights[7] = f32::NAN;
+    assert!(matches!(quantize_fp6_llm(&weights, rows, cols), Err(PackingError::NotFinite { index: 7, .. })));
+    assert!(dequantize_fp6_llm(&planes, rows, cols, &scales[1..]).is_err());
 }
 
 #[test]
@@ -112,4 +152,37 @@ fn what_cannot_be_packed_is_refused_with_its_place() {
     assert!(matches!(pack_bitnet(&[0, 0, 2, 0], 4, 1), Err(PackingError::Code { row: 2, col: 0, code: 2, .. })));
     assert!(matches!(unpack_bitnet(&[0xc0], 4, 1), Err(PackingError::Code { row: 3, col: 0, code: 3, .. })));
     assert!(unpack_high_first(&[0; 2], 6, 4).is_err());
+}
+
+#[test]
+fn integers_of_four_bits_come_back_and_go_through_fireqs_tensors() {
+    let (rows, cols) = (7, 384);
+    let mut weights: Vec<f32> = noise(rows * cols, 200).iter().map(|b| (f32::from(*b) - 100.0) / 9770.0).collect();
+    weights[128..256].fill(0.0);
+    for raised in [false, true] {
+        let exponent = tensor_exponent(&weights, raised);
+        let bytes = pack_int4_fp8(&weights, rows, cols, exponent).expect("finite weights");
+        assert_eq!(bytes.len(), rows * cols / 128 * INT4_FP8_BYTES);
+        let back = unpack_int4_fp8(&bytes, rows, cols, exponent, Dequantization::Exact).expect("whole groups");
+        let fp8 = unpack_int4_fp8(&bytes, rows, cols, exponent, Dequantization::Fp8).expect("whole groups");
+        for ((w, back), fp8) in weights.iter().zip(&back).zip(&fp8) {
+            // A scale of at most 0.0103 / 7: a normal number of E4M3 is off by a sixteenth; one or two units of the smallest, as
+            // published, by a third, which the largest values of a group lose.
+            let bound = if raised { 0.6 * 0.0103 / 7.0 } else { 0.0103 / 3.0 };
+            assert!((w - back).abs() <= bound, "{w} became {back}");
+            assert!((back - fp8).abs() <= back.abs() / 16.0);
+        }
+        let again = pack_int4_fp8(&back, rows, cols, exponent).expect("finite weights");
+        let stored_again = unpack_int4_fp8(&again, rows, cols, exponent, Dequantization::Exact).expect("whole groups");
+        assert!(stored_again.iter().zip(&back).all(|(a, b)| (a - b).abs() <= 1e-3), "what was stored is near what is");
+        let (words, scales) = split_fireq(&bytes).expect("whole groups");
+        assert_eq!(join_fireq(&words, &scales, rows, cols).expect("whole groups"), bytes);
+        let code = words[1] >> 12 & 15;
+        assert_eq!(code, i32::from(bytes[1 + 4 + 1] >> 4), "code 3 of word 1 is at bit 12");
+    }
+    assert!(tensor_exponent(&weights, false) > 0, "scales of 0.0014 are below the smallest");
+    assert!(matches!(pack_int4_fp8(&weights, 8, 336, 0), Err(PackingError::Ragged { .. })));
+    assert!(matches!(pack_int4_fp8(&[449.0; 128], 1, 128, 0), Err(PackingError::TooLarge { index: 0, .. })));
+    assert!(matches!(pack_int4_fp8(&[f32::NAN; 128], 1, 128, 0), Err(PackingError::NotFinite { .. })));
+    assert!(split_fireq(&[0; 64]).is_err() && join_fireq(&[0; 16], &[], 1, 128).is_err());
 }

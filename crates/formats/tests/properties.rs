@@ -116,7 +116,7 @@ proptest! {
     #[test]
     fn blocks_with_one_scale_are_stored_again_in_the_same_bytes(
         dtype in prop::sample::select(vec![
-            Dtype::Q8_0, Dtype::Q5_0, Dtype::Q5_1, Dtype::Q4_0, Dtype::Q4_1, Dtype::TQ1_0, Dtype::TQ2_0, Dtype::MXFP4, Dtype::Q1_0, Dtype::Q2_0,
+            Dtype::Q8_0, Dtype::Q5_0, Dtype::Q5_1, Dtype::Q4_0, Dtype::Q4_1, Dtype::TQ1_0, Dtype::TQ2_0, Dtype::MXFP4, Dtype::Q1_0, Dtype::Q2_0, Dtype::FP6,
         ]),
         x in prop::collection::vec(-1f32..1.0, 256),
     ) {

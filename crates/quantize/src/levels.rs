@@ -249,11 +249,13 @@ mod tests {
             (Dtype::Q6_K, 64, 16, true),
             (Dtype::IQ4_NL, 16, 32, true),
             (Dtype::IQ4_XS, 16, 32, true),
+            (Dtype::FP6, 63, 64, true),
         ] {
             let levels = Levels::of(format(dtype)).unwrap_or_else(|| panic!("{dtype} has levels"));
             let found = (levels.places.len(), levels.group(), levels.is_symmetric());
             assert_eq!(found, (count, group, symmetric), "{dtype}");
-            assert_eq!(levels.midpoints.is_some(), matches!(dtype, Dtype::IQ4_NL | Dtype::IQ4_XS), "{dtype}");
+            let uneven = matches!(dtype, Dtype::IQ4_NL | Dtype::IQ4_XS | Dtype::FP6);
+            assert_eq!(levels.midpoints.is_some(), uneven, "{dtype}");
         }
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64, Dtype::I32] {
             assert!(Levels::of(format(dtype)).is_none(), "{dtype}");

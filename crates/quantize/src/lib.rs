@@ -34,6 +34,7 @@ mod levels;
 mod methods;
 mod plan;
 pub mod plot;
+mod rope_scaling;
 pub mod rows;
 mod sensitivity;
 mod statistics;
@@ -45,13 +46,14 @@ pub use error::QuantizeError;
 pub use importance_matrix::ImportanceMatrix;
 pub use key_order::{KeyOrder, KeyOrderError};
 pub use levels::{Bounds, Levels};
-pub use methods::{Clip, Gptq, Importance, Inputs, Method, Nearest, RowEncoder, Scales, method, methods};
+pub use methods::{Clip, Gptq, Importance, Inputs, Method, Nearest, Row, RowEncoder, Scales, method, methods};
 pub use plan::{Choice, Front, MOST_STATES, Plan};
+pub use rope_scaling::{KeyMaxima, RopeScaling, RopeScalingError, RopeScalingOptions};
 pub use sensitivity::{Measurement, Sensitivity};
 pub use statistics::{Collect, InputStatistics};
 pub use transforms::{
-    ActivationAware, Edit, Rewrite, RotateHeads, RotateResidual, Smooth, Subject, Transform, logits_difference,
-    transform, transforms,
+    ActivationAware, ChannelScale, Edit, Rewrite, RotateHeads, RotateResidual, Smooth, Subject, Transform,
+    logits_difference, transform, transforms,
 };
 
 /// Which of some names is meant, and all there are.

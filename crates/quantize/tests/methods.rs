@@ -2,7 +2,7 @@
 
 use memwall_formats::{Dtype, format};
 use memwall_kernels::Pool;
-use memwall_quantize::{Clip, Gptq, Importance, Inputs, Levels, Method, Scales, methods};
+use memwall_quantize::{Clip, Gptq, Importance, Inputs, Levels, Method, Nearest, Row, Scales, methods};
 
 const COLS: usize = 256;
 const ROWS: usize = 24;
@@ -146,6 +146,28 @@ fn searches_never_lose_to_nearest_in_the_error_that_they_minimize_and_least_squa
                 assert!(after < 0.97 * before, "{dtype}: {after} after {before}");
             }
         }
+    }
+}
+
+#[test]
+fn a_row_has_one_scale_where_the_method_says_so() {
+    let layer = layer();
+    let inputs = Inputs { mean_squares: &layer.mean_squares, moments: None };
+    for (dtype, at) in [(Dtype::FP6, 0..2), (Dtype::Q4_0, 0..2), (Dtype::Q8_0, 0..2), (Dtype::Q4_1, 0..4)] {
+        let size = dtype.row_bytes(COLS).unwrap();
+        let bytes = encode(&Row, dtype, &layer.weights, inputs);
+        for (r, (row, x)) in bytes.chunks(size).zip(layer.weights.chunks(COLS)).enumerate() {
+            let scale = &row[at.clone()];
+            assert!(row.chunks(dtype.block_bytes()).all(|block| block[at.clone()] == *scale), "{dtype} row {r}");
+            // That of the block with the largest value, as the format's own encoder gives it.
+            let largest = (0..COLS).fold(0, |at, i| if x[i].abs() > x[at].abs() { i } else { at });
+            let own = encode(&Nearest, dtype, x, inputs);
+            let block = largest / dtype.block_len() * dtype.block_bytes();
+            assert!(dtype == Dtype::Q4_1 || *scale == own[block..][at.clone()], "{dtype} row {r}");
+        }
+        let worst = loss(dtype, &layer.weights, &bytes).iter().fold(0f32, |m, e| m.max(e.abs()));
+        let amax = layer.weights.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(worst <= 2.5 * format(dtype).error_bound(amax), "{dtype}: {worst}");
     }
 }
 

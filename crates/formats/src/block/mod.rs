@@ -5,6 +5,7 @@ mod affine_search;
 mod coordinate_search;
 mod e2m1;
 mod extremes;
+mod fp6;
 mod iq4_nl;
 mod iq4_xs;
 mod k_scales;
@@ -37,6 +38,7 @@ use multiversion::multiversion;
 use crate::format::{Format, FormatError, check_shape};
 use crate::{Dtype, F16Le, Layout};
 
+pub use fp6::{BlockFP6, E3M2_VALUES};
 pub use iq4_nl::{BlockIQ4_NL, IQ4_LEVELS};
 pub use iq4_xs::BlockIQ4_XS;
 pub use k_scales::KScales;

@@ -52,6 +52,7 @@ impl GgmlType {
             40 => Known(NVFP4),
             41 => Known(Q1_0),
             42 => Known(Q2_0),
+            FP6_ID => Known(FP6),
             _ => return None,
         })
     }
@@ -72,6 +73,9 @@ impl GgmlType {
         }
     }
 }
+
+/// memwall's own number, far from those of ggml, which has no such type: other programs refuse files that hold it.
+const FP6_ID: u32 = 0x6d77_0006;
 
 /// The number of a type in GGUF.
 pub const fn dtype_id(dtype: Dtype) -> u32 {
@@ -100,6 +104,7 @@ pub const fn dtype_id(dtype: Dtype) -> u32 {
         NVFP4 => 40,
         Q1_0 => 41,
         Q2_0 => 42,
+        FP6 => FP6_ID,
     }
 }
 

@@ -2,11 +2,19 @@
 
 mod bitnet;
 mod fp6_llm;
+mod int4_fp8;
 mod stream;
 
 pub use bitnet::{absmean, pack_bitnet, unpack_bitnet};
-pub use fp6_llm::{pack_fp6_llm, unpack_fp6_llm};
+pub use fp6_llm::{dequantize_fp6_llm, four_halves, pack_fp6_llm, quantize_fp6_llm, unpack_fp6_llm};
+pub use int4_fp8::{
+    Dequantization, GroupScale, INT4_FP8_BYTES, INT4_FP8_GROUP, int4_group, join_fireq, pack_int4_fp8, split_fireq,
+    tensor_exponent, unpack_int4_fp8,
+};
 pub use stream::{pack_high_first, pack_low_first, unpack_high_first, unpack_low_first};
+
+/// The largest scale of FP6-LLM: 2^12 times as much is the largest half.
+const LARGEST_SCALE: f32 = 65504.0 / 4096.0;
 
 /// Why codes cannot be packed or unpacked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -47,8 +55,30 @@ pub enum PackingError {
         /// The largest code.
         most: i32,
     },
+    /// A scale that the engine's kernel cannot hold.
+    #[error(
+        "row {row} reaches ±{amax}: its scale of {scale} times 2^12 is no half; FP6-LLM holds rows up to ±{}", 28.0 * LARGEST_SCALE
+    )]
+    Scale {
+        /// The row.
+        row: usize,
+        /// Its largest magnitude.
+        amax: f32,
+        /// Its scale.
+        scale: f32,
+    },
+    /// A value beyond what the scales reach.
+    #[error("value {index} is {value}: magnitudes up to {most} can be stored; choose a smaller power of two")]
+    TooLarge {
+        /// Position of the value.
+        index: usize,
+        /// The value.
+        value: f32,
+        /// The largest magnitude.
+        most: f32,
+    },
     /// A value that is no finite number.
-    #[error("value {index} is {value}: only finite weights have a mean magnitude")]
+    #[error("value {index} is {value}: only finite weights can be scaled")]
     NotFinite {
         /// Position of the value.
         index: usize,

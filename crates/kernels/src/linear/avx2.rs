@@ -1,6 +1,6 @@
 //! 8 lanes: AVX2, FMA and F16C.
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{HalfTable, Lanes, Rows};
 use std::arch::x86_64::*;
 
 /// 8 weight rows at a time.
@@ -105,6 +105,25 @@ impl Lanes for Avx2 {
     unsafe fn lookup(table: &[u8; 16], a: __m256i) -> __m256i {
         // SAFETY: as above; the table has the 16 bytes read.
         unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), a) }
+    }
+    #[inline(always)]
+    unsafe fn lookup_halves(table: &HalfTable, a: __m256i) -> __m256i {
+        // SAFETY: as above; the tables have the 16 bytes read.
+        unsafe {
+            // The index in both bytes of a half: one looks up the low byte, the other the high one.
+            let index = _mm256_or_si256(a, _mm256_slli_epi16::<8>(a));
+            let entry = _mm256_and_si256(index, _mm256_set1_epi8(15));
+            let bytes = |t: &[u8; 16]| {
+                _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(t.as_ptr().cast())), entry)
+            };
+            let odd_bytes = _mm256_set1_epi16(-256);
+            let sixteen = |i: usize| _mm256_blendv_epi8(bytes(&table.low[i]), bytes(&table.high[i]), odd_bytes);
+            // Bits 4 and 5 of the index, each where a blend looks for it: on top of a byte.
+            let (bit_4, bit_5) = (_mm256_slli_epi16::<3>(index), _mm256_slli_epi16::<2>(index));
+            let below = _mm256_blendv_epi8(sixteen(0), sixteen(1), bit_4);
+            let above = _mm256_blendv_epi8(sixteen(2), sixteen(3), bit_4);
+            _mm256_blendv_epi8(below, above, bit_5)
+        }
     }
     #[inline(always)]
     unsafe fn spread_to_bit_4(a: __m256i) -> __m256i {

@@ -1,6 +1,6 @@
 //! 16 lanes: AVX-512 F, BW, DQ, VL, VNNI and BF16.
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{HalfTable, Lanes, Rows};
 use std::arch::x86_64::*;
 
 /// 16 weight rows at a time.
@@ -87,6 +87,14 @@ impl Lanes for Avx512 {
     unsafe fn lookup(table: &[u8; 16], a: __m512i) -> __m512i {
         // SAFETY: as above; the table has the 16 bytes read.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), a) }
+    }
+    #[inline(always)]
+    unsafe fn lookup_halves(table: &HalfTable, a: __m512i) -> __m512i {
+        // SAFETY: as above; the table has twice the 64 bytes read.
+        unsafe {
+            let half = |i: usize| _mm512_loadu_si512(table.halves[32 * i..].as_ptr().cast());
+            _mm512_permutex2var_epi16(half(0), a, half(1))
+        }
     }
     #[inline(always)]
     unsafe fn spread_to_bit_4(a: __m512i) -> __m512i {

@@ -1,15 +1,16 @@
-//! Float weights: F32 and F16 times f32, BF16 times x rounded to bf16.
+//! Float weights: F32 and F16 times f32; BF16 and blocks of small floats times x rounded to bf16.
 //!
 //! x is a row of words: f32 bits, or pairs of bf16. Each word is one term of a chain over k in
-//! ascending order: a fused multiply-add, or (BF16) what `vdpbf16ps` does with a pair.
+//! ascending order: a fused multiply-add, or (BF16) what `vdpbf16ps` does with a pair. Blocks of small floats have a
+//! chain of their own for each part of 32 weights, from 0 on, which goes times the scale into the chain over parts.
 
 use super::lanes::{Lanes, MAX_LANES, Rows};
 use super::prefetch::{Pieces, Prefetch};
 use super::tile::VECTORS;
 use std::marker::PhantomData;
 
-/// Words of x in a slice of the reduction: a tile of two vectors stays in the second cache level.
-pub(super) const SLICE_WORDS: usize = 2048;
+/// Items of a tile, which stays in the second cache level: words of x in a slice, and scales.
+const SLICE_WORDS: usize = 2048;
 
 /// Bytes of the largest tile on any instruction set.
 pub(super) const TILE_BYTES: usize = SLICE_WORDS * VECTORS * MAX_LANES * 4;
@@ -18,14 +19,25 @@ pub(super) const TILE_BYTES: usize = SLICE_WORDS * VECTORS * MAX_LANES * 4;
 pub(super) trait FloatFormat: 'static {
     /// Whether a word of x is a pair of bf16.
     const PAIRS: bool;
-    /// Words of x for 32 bytes of weights.
+    /// Words of x that go with [`FloatFormat::BYTES`] bytes of weights.
     const WORDS: usize;
+    /// Bytes of weights that are unpacked together.
+    const BYTES: usize = 32;
+    /// Words that share a scale, a divisor of `WORDS`; 0: there are no scales.
+    const PART: usize = 0;
+    /// Words of x in a slice of the reduction: whole `WORDS`, whose tile with the scales has room.
+    const SLICE_WORDS: usize = if Self::PART == 0 {
+        SLICE_WORDS
+    } else {
+        SLICE_WORDS * Self::PART / (Self::PART + 1) / Self::WORDS * Self::WORDS
+    };
 
-    /// The weights of 32 bytes a row: the sink gets word `first` and those after it.
+    /// The weights of `BYTES` bytes a row, moved by `at`: the sink gets word `first` and those after it, and behind each part
+    /// its scale.
     ///
     /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>);
+    /// The processor has the instruction set; the rows have the bytes.
+    unsafe fn unpack<L: Lanes>(rows: &Rows, at: usize, first: usize, sink: &mut impl Sink<L>);
 }
 
 /// What is done with words of weights. (A trait and not a closure, because closures cannot be made
@@ -36,6 +48,12 @@ pub(super) trait Sink<L: Lanes> {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn word(&mut self, k: usize, w: L::V);
+
+    /// Takes the scale of the part that ends before word `k`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn scale(&mut self, k: usize, d: L::F);
 }
 
 pub(super) struct F32;
@@ -47,10 +65,12 @@ impl FloatFormat for F32 {
     const WORDS: usize = 8;
 
     #[inline(always)]
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>) {
-        for (i, w) in stored.into_iter().enumerate() {
-            // SAFETY: the caller promises the instruction set.
-            unsafe { sink.word(first + i, w) };
+    unsafe fn unpack<L: Lanes>(rows: &Rows, at: usize, first: usize, sink: &mut impl Sink<L>) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            for (i, w) in L::gather32(rows, at).into_iter().enumerate() {
+                sink.word(first + i, w);
+            }
         }
     }
 }
@@ -60,10 +80,10 @@ impl FloatFormat for F16 {
     const WORDS: usize = 16;
 
     #[inline(always)]
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>) {
-        for (i, w) in stored.into_iter().enumerate() {
-            // SAFETY: the caller promises the instruction set.
-            unsafe {
+    unsafe fn unpack<L: Lanes>(rows: &Rows, at: usize, first: usize, sink: &mut impl Sink<L>) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            for (i, w) in L::gather32(rows, at).into_iter().enumerate() {
                 let (low, high) = L::halves(w);
                 sink.word(first + 2 * i, L::as_v(low));
                 sink.word(first + 2 * i + 1, L::as_v(high));
@@ -77,9 +97,9 @@ impl FloatFormat for BF16 {
     const WORDS: usize = 8;
 
     #[inline(always)]
-    unsafe fn expand<L: Lanes>(stored: [L::V; 8], first: usize, sink: &mut impl Sink<L>) {
-        // SAFETY: the caller promises the instruction set.
-        unsafe { F32::expand::<L>(stored, first, sink) };
+    unsafe fn unpack<L: Lanes>(rows: &Rows, at: usize, first: usize, sink: &mut impl Sink<L>) {
+        // SAFETY: as the caller promises.
+        unsafe { F32::unpack::<L>(rows, at, first, sink) };
     }
 }
 
@@ -110,24 +130,25 @@ unsafe fn words<L: Lanes, F: FloatFormat>(
     sink: &mut impl Sink<L>,
 ) {
     let mut k = begin;
-    // SAFETY: as the caller promises; the last, partial 32 bytes are copied out before they are read.
+    // SAFETY: as the caller promises; the last, partial 32 bytes are copied out before they are read (blocks are
+    // always whole).
     unsafe {
-        while k + F::WORDS <= end && (k / F::WORDS + 1) * 32 <= row_bytes {
+        while k + F::WORDS <= end && (k / F::WORDS + 1) * F::BYTES <= row_bytes {
             if let Some(prefetch) = &mut prefetch {
-                prefetch.bytes::<L>(L::LANES * 32);
+                prefetch.bytes::<L>(L::LANES * F::BYTES);
             }
-            F::expand::<L>(L::gather32(rows, k / F::WORDS * 32), k, sink);
+            F::unpack::<L>(rows, k / F::WORDS * F::BYTES, k, sink);
             k += F::WORDS;
         }
         if k < end {
-            let at = k / F::WORDS * 32;
+            let at = k / F::WORDS * F::BYTES;
             let mut tail = [[0u8; 32]; MAX_LANES];
             let mut copies = *rows;
             for (copy, tail) in copies.0.iter_mut().zip(&mut tail).take(L::LANES) {
                 std::ptr::copy_nonoverlapping(copy.add(at), tail.as_mut_ptr(), row_bytes - at);
                 *copy = tail.as_ptr();
             }
-            F::expand::<L>(L::gather32(&copies, 0), k, &mut Until { end, sink });
+            F::unpack::<L>(&copies, 0, k, &mut Until { end, sink });
         }
     }
 }
@@ -146,11 +167,19 @@ impl<L: Lanes, S: Sink<L>> Sink<L> for Until<'_, S> {
             unsafe { self.sink.word(k, w) };
         }
     }
+
+    #[inline(always)]
+    unsafe fn scale(&mut self, k: usize, d: L::F) {
+        // SAFETY: as above.
+        unsafe { self.sink.scale(k, d) };
+    }
 }
 
 /// Outputs so far, and the words of x.
 struct Sums<L: Lanes, F, const R: usize> {
     acc: [L::F; R],
+    /// Sums of the part in work, if there are parts.
+    part: [L::F; R],
     x: *const u32,
     stride: usize,
     format: PhantomData<F>,
@@ -163,8 +192,19 @@ impl<L: Lanes, F: FloatFormat, const R: usize> Sink<L> for Sums<L, F, R> {
             // SAFETY: the maker of this promises the instruction set and the lengths.
             unsafe {
                 let x = *self.x.add(r * self.stride + k);
-                self.acc[r] =
-                    if F::PAIRS { term::<L, true>(self.acc[r], w, x) } else { term::<L, false>(self.acc[r], w, x) };
+                let sum = if F::PART > 0 { &mut self.part[r] } else { &mut self.acc[r] };
+                *sum = if F::PAIRS { term::<L, true>(*sum, w, x) } else { term::<L, false>(*sum, w, x) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(&mut self, _: usize, d: L::F) {
+        for r in 0..R {
+            // SAFETY: as above.
+            unsafe {
+                self.acc[r] = L::fma(self.part[r], d, self.acc[r]);
+                self.part[r] = L::splat_f(0.0);
             }
         }
     }
@@ -184,13 +224,22 @@ pub(super) unsafe fn columns<L: Lanes, F: FloatFormat, const R: usize>(
 ) -> [L::F; R] {
     // SAFETY: as the caller promises.
     unsafe {
-        let mut sums = Sums::<L, F, R> { acc: [L::splat_f(0.0); R], x, stride: words_in_row, format: PhantomData };
+        let zero = [L::splat_f(0.0); R];
+        let mut sums = Sums::<L, F, R> { acc: zero, part: zero, x, stride: words_in_row, format: PhantomData };
         words::<L, F>(rows, row_bytes, 0, words_in_row, Some(prefetch), &mut sums);
         sums.acc
     }
 }
 
-/// Unpacks words `begin..end` of one vector of rows into vector `v` of a tile `[word][vector]`.
+/// Items of a tile before word `k` of it: words, and the scales of parts, if there are any.
+const fn items(part: usize, k: usize) -> usize {
+    match k.checked_div(part) {
+        Some(scales) => k + scales,
+        None => k,
+    }
+}
+
+/// Unpacks words `begin..end` of one vector of rows into vector `v` of a tile `[word][vector]`, each part's scale behind it.
 ///
 /// # Safety
 /// As [`words`]; the tile has room.
@@ -206,21 +255,29 @@ pub(super) unsafe fn fill<L: Lanes, F: FloatFormat>(
     let vector = L::LANES * 4;
     // SAFETY: as the caller promises.
     unsafe {
-        words::<L, F>(rows, row_bytes, begin, end, None, &mut Fill { at: tile.add(v * vector), begin });
+        let to = &mut Fill::<F> { at: tile.add(v * vector), begin, format: PhantomData };
+        words::<L, F>(rows, row_bytes, begin, end, None, to);
     }
 }
 
 /// Where word `begin` goes.
-struct Fill {
+struct Fill<F> {
     at: *mut u8,
     begin: usize,
+    format: PhantomData<F>,
 }
 
-impl<L: Lanes> Sink<L> for Fill {
+impl<L: Lanes, F: FloatFormat> Sink<L> for Fill<F> {
     #[inline(always)]
     unsafe fn word(&mut self, k: usize, w: L::V) {
         // SAFETY: the maker of this promises the instruction set and the room.
-        unsafe { L::store(w, self.at.add((k - self.begin) * VECTORS * L::LANES * 4)) };
+        unsafe { L::store(w, self.at.add(items(F::PART, k - self.begin) * VECTORS * L::LANES * 4)) };
+    }
+
+    #[inline(always)]
+    unsafe fn scale(&mut self, k: usize, d: L::F) {
+        // SAFETY: as above; word `k` is behind the scale.
+        unsafe { L::store_f(d, self.at.add((items(F::PART, k - self.begin) - 1) * VECTORS * L::LANES * 4)) };
     }
 }
 
@@ -252,7 +309,7 @@ pub(super) const STRIDE: usize = 8;
 /// # Safety
 /// The processor has the instruction set; the slice's pointers hold `R` rows.
 #[inline(always)]
-pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const R: usize>(
+pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const PART: usize, const R: usize>(
     slice: &Slice,
     row: usize,
     next: &mut Pieces,
@@ -272,16 +329,31 @@ pub(super) unsafe fn rows<L: Lanes, const PAIRS: bool, const R: usize>(
                 }
             }
         }
-        for k in 0..slice.words {
-            if k % STRIDE == 0 {
-                next.ask::<L>(lines);
+        let part_words = if PART == 0 { slice.words } else { PART };
+        for begin in (0..slice.words).step_by(part_words.max(1)) {
+            let mut sums = if PART == 0 { acc } else { [[L::splat_f(0.0); VECTORS]; R] };
+            for k in begin..begin + part_words {
+                if k % STRIDE == 0 {
+                    next.ask::<L>(lines);
+                }
+                let at = slice.tile.add(items(PART, k) * VECTORS * vector);
+                let w: [L::V; VECTORS] = [L::load(at), L::load(at.add(vector))];
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let word = *x.add(r * slice.x_stride + k);
+                    for v in 0..VECTORS {
+                        sum[v] = term::<L, PAIRS>(sum[v], w[v], word);
+                    }
+                }
             }
-            let at = slice.tile.add(k * VECTORS * vector);
-            let w: [L::V; VECTORS] = [L::load(at), L::load(at.add(vector))];
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let word = *x.add(r * slice.x_stride + k);
+            if PART == 0 {
+                acc = sums;
+                continue;
+            }
+            let at = slice.tile.add((items(PART, begin + PART) - 1) * VECTORS * vector);
+            let d = [L::load_f(at), L::load_f(at.add(vector))];
+            for (acc, sum) in acc.iter_mut().zip(sums) {
                 for v in 0..VECTORS {
-                    acc[v] = term::<L, PAIRS>(acc[v], w[v], word);
+                    acc[v] = L::fma(sum[v], d[v], acc[v]);
                 }
             }
         }

@@ -40,6 +40,8 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn sar<const BITS: u32>(a: Self::V) -> Self::V;
     /// Each byte, below 16, replaced by that entry of the table.
     unsafe fn lookup(table: &[u8; 16], a: Self::V) -> Self::V;
+    /// Each half, below 64, replaced by that entry of the table.
+    unsafe fn lookup_halves(table: &HalfTable, a: Self::V) -> Self::V;
     /// The lowest four bits, one in bit 4 of each byte.
     unsafe fn spread_to_bit_4(a: Self::V) -> Self::V;
     /// `acc` + the sum of four products of an unsigned byte of `codes` and a signed byte of `x`, exact.
@@ -94,6 +96,30 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn prefetch_near(p: *const u8);
     /// Asks for the cache line at `p`, which need not be readable, for the second cache level.
     unsafe fn prefetch(p: *const u8);
+}
+
+/// 64 halves, also as bytes in sixteens for instruction sets that look up no more.
+pub(super) struct HalfTable {
+    /// The entries.
+    pub halves: [u16; 64],
+    /// Their low bytes.
+    pub low: [[u8; 16]; 4],
+    /// Their high bytes.
+    pub high: [[u8; 16]; 4],
+}
+
+impl HalfTable {
+    /// Of these entries.
+    pub const fn new(halves: [u16; 64]) -> HalfTable {
+        let (mut low, mut high) = ([[0; 16]; 4], [[0; 16]; 4]);
+        let mut i = 0;
+        while i < 64 {
+            let [l, h] = halves[i].to_le_bytes();
+            (low[i / 16][i % 16], high[i / 16][i % 16]) = (l, h);
+            i += 1;
+        }
+        HalfTable { halves, low, high }
+    }
 }
 
 /// The most lanes of any instruction set.

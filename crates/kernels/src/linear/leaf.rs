@@ -5,6 +5,7 @@ use super::block::{BlockFormat, FLOAT, INTEGER, NONE};
 use super::float::{self, FloatFormat};
 use super::lanes::{Lanes, Rows};
 use super::prefetch::{Pieces, Prefetch};
+use super::small_float;
 use super::tile::{self, SLICE_BLOCKS, VECTORS};
 
 /// Rows of x up to which weights are unpacked in registers for all rows at once.
@@ -81,7 +82,12 @@ pub(super) trait Leaf: Lanes {
         lines: usize,
     );
     /// [`float::rows`] for all rows.
-    unsafe fn float_rows<const PAIRS: bool>(slice: &float::Slice, m: usize, next: &mut Pieces, lines: usize);
+    unsafe fn float_rows<const PAIRS: bool, const PART: usize>(
+        slice: &float::Slice,
+        m: usize,
+        next: &mut Pieces,
+        lines: usize,
+    );
 }
 
 macro_rules! leaf {
@@ -177,34 +183,34 @@ macro_rules! leaf {
                 }
             }
             #[inline(always)]
-            unsafe fn float_rows<const PAIRS: bool>(
+            unsafe fn float_rows<const PAIRS: bool, const PART: usize>(
                 slice: &float::Slice,
                 m: usize,
                 next: &mut Pieces,
                 lines: usize,
             ) {
                 $(#[$features])?
-                unsafe fn body<const PAIRS: bool, const R: usize>(
+                unsafe fn body<const PAIRS: bool, const PART: usize, const R: usize>(
                     slice: &float::Slice,
                     row: usize,
                     next: &mut Pieces,
                     lines: usize,
                 ) {
                     // SAFETY: as the trait's.
-                    unsafe { float::rows::<$lanes, PAIRS, R>(slice, row, next, lines) }
+                    unsafe { float::rows::<$lanes, PAIRS, PART, R>(slice, row, next, lines) }
                 }
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
                     while m - row >= $float {
-                        body::<PAIRS, $float>(slice, row, next, lines);
+                        body::<PAIRS, PART, $float>(slice, row, next, lines);
                         row += $float;
                     }
                     while row < m {
                         match m - row {
-                            4.. => body::<PAIRS, 4>(slice, row, next, lines),
-                            2 | 3 => body::<PAIRS, 2>(slice, row, next, lines),
-                            _ => body::<PAIRS, 1>(slice, row, next, lines),
+                            4.. => body::<PAIRS, PART, 4>(slice, row, next, lines),
+                            2 | 3 => body::<PAIRS, PART, 2>(slice, row, next, lines),
+                            _ => body::<PAIRS, PART, 1>(slice, row, next, lines),
                         }
                         row += [1, 2, 2, 4][(m - row).min(4) - 1];
                     }
@@ -344,11 +350,11 @@ pub(super) unsafe fn float_task<L: Leaf, F: FloatFormat>(job: &Job, columns: Col
         }
         let width = VECTORS * L::LANES;
         let tiles = (columns.end - columns.begin).div_ceil(width);
-        let slices = job.terms.div_ceil(float::SLICE_WORDS).max(1);
-        let place = |step: usize| (columns.begin + step / slices * width, step % slices * float::SLICE_WORDS);
+        let slices = job.terms.div_ceil(F::SLICE_WORDS).max(1);
+        let place = |step: usize| (columns.begin + step / slices * width, step % slices * F::SLICE_WORDS);
         for step in 0..tiles * slices {
             let (column, begin) = place(step);
-            let end = job.terms.min(begin + float::SLICE_WORDS);
+            let end = job.terms.min(begin + F::SLICE_WORDS);
             L::float_fill::<F>(job, column, begin, end, tile);
             let slice = float::Slice {
                 tile,
@@ -361,15 +367,15 @@ pub(super) unsafe fn float_task<L: Leaf, F: FloatFormat>(job: &Job, columns: Col
                 begin: begin == 0,
             };
             let (next_column, next_begin) = if step + 1 < tiles * slices { place(step + 1) } else { (columns.next, 0) };
-            let bytes = |words: usize| words / F::WORDS * 32;
+            let bytes = |words: usize| words / F::WORDS * F::BYTES;
             let at = job.row(next_column).wrapping_add(bytes(next_begin));
-            let next = &mut Pieces::new(at, job.row_bytes, bytes(float::SLICE_WORDS.min(job.terms)), width);
+            let next = &mut Pieces::new(at, job.row_bytes, bytes(F::SLICE_WORDS.min(job.terms)), width);
             let looks = (end - begin).div_ceil(float::STRIDE) * job.m.div_ceil(12);
             let lines = next.left().div_ceil(looks.max(1));
-            if F::PAIRS {
-                L::float_rows::<true>(&slice, job.m, next, lines);
-            } else {
-                L::float_rows::<false>(&slice, job.m, next, lines);
+            match (F::PAIRS, F::PART) {
+                (false, _) => L::float_rows::<false, 0>(&slice, job.m, next, lines),
+                (true, 0) => L::float_rows::<true, 0>(&slice, job.m, next, lines),
+                (true, _) => L::float_rows::<true, { small_float::PART }>(&slice, job.m, next, lines),
             }
         }
     }

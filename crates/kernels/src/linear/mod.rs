@@ -5,7 +5,8 @@
 //! `y = fma(fma(Σ_s min_s · -sum_s, minus_min, d · Σ_s scale_s · dot_s), x_scale, y)`: `dot_s = Σ (code -
 //! zero) · x_code` over sub-block `s`, `sum_s` the sum of x's codes, and both sums over `s` are exact integers,
 //! rounded to f32 once. NVFP4, whose scales of sub-blocks are floats: a chain over `s` of `fma(dot_s, scale_s, sum)`. F32,
-//! F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain over pairs as `vdpbf16ps` computes it.
+//! F16: one chain of fused multiply-adds over k. BF16: x is rounded to bf16, a chain over pairs as `vdpbf16ps` computes it. FP6: the
+//! same from 0 on in each part of 32, then `y = fma(sum, d, y)`.
 //!
 //! The **row law** holds by construction: no sum depends on m, n, threads or splits. Every instruction set
 //! runs the same operations in the same order on its lanes, so results are bit for bit the same on all.
@@ -20,14 +21,17 @@ mod columns;
 mod embed;
 mod float;
 mod grouped;
+mod int4_fp8;
 mod lanes;
 mod leaf;
 mod portable;
 mod prefetch;
+mod small_float;
 mod tile;
 
 pub use embed::embed;
 pub use grouped::{Group, Stack, grouped_scratch, linear_grouped};
+pub use int4_fp8::{Int4Fp8, Int4Fp8Error, int4_fp8, int4_fp8_scratch};
 
 use crate::disjoint::Disjoint;
 use crate::{Isa, Pool, isa};
@@ -74,7 +78,7 @@ const ALIGN: usize = 64;
 fn prepared(dtype: Dtype) -> Prepared {
     match dtype {
         Dtype::F32 | Dtype::F16 => Prepared::AsIs,
-        Dtype::BF16 => Prepared::Bf16,
+        Dtype::BF16 | Dtype::FP6 => Prepared::Bf16,
         _ => Prepared::Int8 { parts: dtype.block_len() / PART },
     }
 }
@@ -365,6 +369,7 @@ unsafe fn by_format<L: Leaf>(dtype: Dtype, job: &Job, columns: Columns, tile: *m
             Dtype::F32 => float_task::<L, float::F32>(job, columns, tile),
             Dtype::F16 => float_task::<L, float::F16>(job, columns, tile),
             Dtype::BF16 => float_task::<L, float::BF16>(job, columns, tile),
+            Dtype::FP6 => float_task::<L, small_float::Fp6>(job, columns, tile),
             Dtype::Q8_0 => block_task::<L, block::Q8_0>(job, columns, tile),
             Dtype::Q4_0 => block_task::<L, block::Q4_0>(job, columns, tile),
             Dtype::Q4_1 => block_task::<L, block::Q4_1>(job, columns, tile),

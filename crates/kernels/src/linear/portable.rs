@@ -1,6 +1,6 @@
 //! One lane in plain Rust.
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{HalfTable, Lanes, Rows};
 use half::f16;
 
 /// One weight row at a time.
@@ -74,6 +74,11 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn lookup(table: &[u8; 16], a: u32) -> u32 {
         u32::from_le_bytes(a.to_le_bytes().map(|b| table[usize::from(b & 15)]))
+    }
+    #[inline(always)]
+    unsafe fn lookup_halves(table: &HalfTable, a: u32) -> u32 {
+        let entry = |half: u32| u32::from(table.halves[(half & 63) as usize]);
+        entry(a) | entry(a >> 16) << 16
     }
     #[inline(always)]
     unsafe fn spread_to_bit_4(a: u32) -> u32 {

@@ -1,12 +1,13 @@
 use super::activations::{self, Activations, PART};
 use super::*;
+use memwall_formats::block::E3M2_VALUES;
 use memwall_formats::format;
 
-const FORMATS: [Dtype; 21] = {
+const FORMATS: [Dtype; 22] = {
     use Dtype::*;
     [
         F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0,
-        MXFP4, NVFP4, Q1_0, Q2_0,
+        MXFP4, NVFP4, Q1_0, Q2_0, FP6,
     ]
 };
 
@@ -243,6 +244,39 @@ fn products_with_floats_as_scales_of_sub_blocks_equal_the_law_in_plain_numbers()
                     sum = (dot as f32).mul_add(steps[16 * s], sum);
                 }
                 want[i * n + j] = sum.mul_add(parts[0].scale, want[i * n + j]);
+            }
+        }
+    }
+    for isa in sets() {
+        for rows in [1, m] {
+            let y = product(isa, 1, w, &x[..rows * k], rows);
+            assert_same(&y, &want[..rows * n], format_args!("{isa:?}, {rows} rows"));
+        }
+    }
+}
+
+#[test]
+fn products_with_small_floats_equal_the_law_in_plain_numbers() {
+    let mut noise = Noise(18);
+    let (dtype, m, n, k) = (Dtype::FP6, 7, 19, 64 * 35);
+    let bytes = any_weights(dtype, n, k, &mut noise);
+    let w = Weights { dtype, bytes: &bytes, n, k };
+    let x = noise.values(m * k);
+    let used = used(dtype, &x);
+    let mut want = vec![0f32; m * n];
+    for (i, x) in used.chunks_exact(k).enumerate() {
+        for (j, row) in bytes.chunks_exact(k / 64 * 50).enumerate() {
+            for (b, block) in row.chunks_exact(50).enumerate() {
+                let d = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+                let value = |c: usize| E3M2_VALUES[format(dtype).code(block, c) as usize];
+                for part in 0..2 {
+                    let mut sum = 0f32;
+                    for c in (32 * part..32 * part + 32).step_by(2) {
+                        let x = &x[64 * b + c..];
+                        sum = value(c).mul_add(x[0], value(c + 1).mul_add(x[1], sum));
+                    }
+                    want[i * n + j] = sum.mul_add(d, want[i * n + j]);
+                }
             }
         }
     }

@@ -65,15 +65,15 @@ pub(super) fn token<S: Simd>(
     first.iter_mut().zip(q).for_each(|(x, q)| *x = *q * tau);
     out.copy_from_slice(first);
     let (before, of_h) = (&mut before[..width], &mut of_h[..width]);
-    let (rho, by) = (s.splat(S::E::of(coefficients.rho)), s.splat(tau / norm));
+    let (least, by) = (s.splat(S::E::of(coefficients.least)), s.splat(tau / norm));
     for omega in coefficients.omegas().take(ridge.num_iter) {
         multiply(s, state, out, of_h);
-        let (ahead, back) = (s.splat(S::E::of(omega)), s.splat(S::E::of(1.0 - omega)));
+        let (ahead, momentum) = (s.splat(S::E::of(omega)), s.splat(S::E::of(omega - 1.0)));
         for i in (0..width).step_by(S::LANES) {
             let at = i..(i + S::LANES).min(width);
             let now = s.load_any(&out[at.clone()]);
-            let x = s.fma(rho, now, s.load_any(&first[at.clone()])) - by * s.load_any(&of_h[at.clone()]);
-            let next = s.fma(ahead, x, back * s.load_any(&before[at.clone()]));
+            let residual = s.load_any(&first[at.clone()]) - s.fma(by, s.load_any(&of_h[at.clone()]), least * now);
+            let next = now + s.fma(ahead, residual, momentum * (now - s.load_any(&before[at.clone()])));
             s.store_any(now, &mut before[at.clone()]);
             s.store_any(next, &mut out[at]);
         }

@@ -113,7 +113,6 @@ impl<'a, T: Real> Solver<'a, T> {
         let (n, width, lanes) = (chunk.tokens, self.width, self.lanes);
         let end = (start + lanes).min(n);
         self.open(chunk, start, end, rows);
-        let Chebyshev { rho, .. } = self.chebyshev;
         let product = |m: usize, k: usize| PackedBlock { m, n: lanes, k, compute: Compute::F32, start: Start::Zero };
         for omega in self.chebyshev.omegas().take(self.num_iter) {
             let x = bytemuck::cast_slice(self.x);
@@ -124,7 +123,7 @@ impl<'a, T: Real> Solver<'a, T> {
             }
             let scores = bytemuck::cast_slice(self.scores);
             product(width, end).run(bytemuck::cast_slice(self.turned), scores, self.of_keys, lanes);
-            self.step(s, T::of(rho), T::of(omega));
+            self.step(s, omega);
         }
         // Token t of the strip is lane t.
         for (t, row) in (start..end).enumerate() {
@@ -160,15 +159,17 @@ impl<'a, T: Real> Solver<'a, T> {
 
     /// x̂ and the one before it, moved on by one step.
     #[inline(always)]
-    fn step<S: Simd<E = T>>(&mut self, s: S, rho: T, omega: T) {
-        let (rho, ahead, back) = (s.splat(rho), s.splat(omega), s.splat(T::ONE - omega));
+    fn step<S: Simd<E = T>>(&mut self, s: S, omega: f64) {
+        let least = s.splat(T::of(self.chebyshev.least));
+        let (ahead, momentum) = (s.splat(T::of(omega)), s.splat(T::of(omega - 1.0)));
         for row in (0..self.width * self.lanes).step_by(self.lanes) {
             for lane in (0..self.lanes).step_by(S::LANES) {
                 let i = row + lane;
                 let entering = s.load(&self.entering[lane..]);
-                let x = s.fma(rho, s.load(&self.x[i..]), s.load(&self.first[i..]));
+                let now = s.load(&self.x[i..]);
                 let of_h = s.fma(entering, s.load(&self.of_state[i..]), s.load(&self.of_keys[i..]));
-                let next = s.fma(ahead, x - of_h, back * s.load(&self.before[i..]));
+                let residual = s.load(&self.first[i..]) - s.fma(least, now, of_h);
+                let next = now + s.fma(ahead, residual, momentum * (now - s.load(&self.before[i..])));
                 s.store(next, &mut self.before[i..]);
             }
         }

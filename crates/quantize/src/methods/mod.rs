@@ -4,6 +4,7 @@ mod clip;
 mod gptq;
 mod importance;
 mod nearest;
+mod row;
 
 use std::fmt::Debug;
 
@@ -17,6 +18,7 @@ pub use clip::Clip;
 pub use gptq::{Gptq, Scales};
 pub use importance::Importance;
 pub use nearest::Nearest;
+pub use row::Row;
 
 /// What is known of a weight's inputs.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +59,8 @@ pub trait Method: Debug + Send + Sync {
 }
 
 /// Every method, the simplest first.
-pub fn methods() -> [&'static dyn Method; 4] {
-    [&Nearest, &Importance, &Clip, &Gptq { scales: Scales::Searched }]
+pub fn methods() -> [&'static dyn Method; 5] {
+    [&Nearest, &Importance, &Clip, &Gptq { scales: Scales::Searched }, &Row]
 }
 
 /// The method of that name.
@@ -98,7 +100,7 @@ mod tests {
     #[test]
     fn an_unknown_method_names_the_nearest_and_all() {
         let Err(why) = method("gtpq") else { panic!("there is no such method") };
-        assert!(why.starts_with("did you mean gptq?") && why.contains("nearest, importance, clip, gptq"), "{why}");
+        assert!(why.starts_with("did you mean gptq?") && why.contains("nearest, importance, clip, gptq, row"), "{why}");
         assert_eq!(method("GPTQ").map(|m| m.name()), Ok("gptq"));
     }
 

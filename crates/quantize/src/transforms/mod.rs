@@ -5,6 +5,7 @@
 //! [`Method`](crate::Method) and any format, and transforms go one after another.
 
 mod activation_aware;
+mod channel_scale;
 mod links;
 mod rewrite;
 mod rotate_heads;
@@ -23,6 +24,7 @@ use crate::calibrate::CalibrationText;
 use crate::{QuantizeError, nearest_name};
 
 pub use activation_aware::ActivationAware;
+pub use channel_scale::ChannelScale;
 pub use rewrite::{Edit, Rewrite};
 pub use rotate_heads::RotateHeads;
 pub use rotate_residual::RotateResidual;
@@ -60,8 +62,8 @@ pub trait Transform: Debug + Send + Sync {
 }
 
 /// Every transform.
-pub fn transforms() -> [&'static dyn Transform; 4] {
-    [&RotateResidual { seed: 1 }, &RotateHeads { seed: 1 }, &Smooth { alpha: 0.5 }, &ActivationAware]
+pub fn transforms() -> [&'static dyn Transform; 5] {
+    [&RotateResidual { seed: 1 }, &RotateHeads { seed: 1 }, &Smooth { alpha: 0.5 }, &ActivationAware, &ChannelScale]
 }
 
 /// The transform of that name.

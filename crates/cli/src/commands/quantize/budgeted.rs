@@ -44,8 +44,10 @@ impl Budgeted {
         budget: &Budget,
         show: bool,
     ) -> anyhow::Result<Budgeted> {
+        // FP6 makes files that no other program reads: not unasked.
         let formats: Vec<Dtype> = Dtype::ALL
             .into_iter()
+            .filter(|d| *d != Dtype::FP6)
             .filter(|d| (d.is_block() && d.bits_per_value() > FEWEST_BITS) || matches!(d, Dtype::F16 | Dtype::BF16))
             .collect();
         let text = text.calibration();

@@ -22,7 +22,7 @@ mod tq2_0;
 
 pub(super) use iq4::{Iq4Nl, Iq4Xs};
 pub(super) use mxfp4::Mxfp4;
-pub(super) use nvfp4::Nvfp4;
+pub(super) use nvfp4::{Nvfp4, half_scale};
 pub(super) use q1_0::Q1_0;
 pub(super) use q2_0::Q2_0;
 pub(super) use q2_k::Q2K;

@@ -9,8 +9,11 @@ use memwall_formats::Dtype;
 pub(in crate::linear) struct Nvfp4;
 
 /// The bits of half the scale, whose sign does not count; code 127, a NaN of E4M3, means 0.
+///
+/// # Safety
+/// The processor has the instruction set.
 #[inline(always)]
-unsafe fn half_scale<L: Lanes>(code: L::V) -> L::V {
+pub(in crate::linear) unsafe fn half_scale<L: Lanes>(code: L::V) -> L::V {
     // SAFETY: as the caller promises.
     unsafe {
         let magnitude = L::and(code, L::splat(127));

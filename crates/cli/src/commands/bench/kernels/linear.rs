@@ -17,12 +17,13 @@ const ROWS: [usize; 3] = [1, 32, 512];
 /// Rows that are encoded; a matrix repeats them, which changes no time.
 const ENCODED: usize = 32;
 
-const FORMATS: [Dtype; 17] = [
+const FORMATS: [Dtype; 18] = [
     Dtype::F32,
     Dtype::BF16,
     Dtype::F16,
     Dtype::Q8_0,
     Dtype::Q6_K,
+    Dtype::FP6,
     Dtype::Q5_K,
     Dtype::Q5_1,
     Dtype::Q5_0,
@@ -54,7 +55,7 @@ pub(super) fn run(pool: &Pool, report: &mut Report<'_, impl Write>) -> anyhow::R
             let bound = match dtype {
                 _ if m == 1 => Bound::Bytes,
                 Dtype::F32 | Dtype::F16 => Bound::F32,
-                Dtype::BF16 => Bound::Bf16,
+                Dtype::BF16 | Dtype::FP6 => Bound::Bf16,
                 _ => Bound::Int8,
             };
             let work = if m == 1 { matrix.len() as f64 } else { 2.0 * (m * N * K) as f64 };
