@@ -49,16 +49,9 @@ impl Characters {
     pub(crate) fn model(&self, mixer: MixerConfig, width: usize) -> ModelConfig {
         let channel = ChannelConfig::Glu { hidden: width * 8 / 3, activation: Activation::Silu, bias: false };
         ModelConfig {
-            vocab_size: 256,
-            d_model: width,
-            max_context: self.training.time,
-            layers: vec![LayerConfig { mixer, channel }; self.layers],
             norm_eps: 1e-6,
             tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
+            ..ModelConfig::new(256, width, self.training.time, vec![LayerConfig { mixer, channel }; self.layers])
         }
     }
 }

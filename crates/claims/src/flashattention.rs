@@ -481,16 +481,13 @@ fn surprise_of_letters(run: &Run, time: usize, seed: u64) -> Result<f64, Error> 
     let attention = AttentionConfig { rope: Some(RopeConfig::default()), ..AttentionConfig::new(1, 1, 64) };
     let mixers = [MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }), MixerConfig::Attention(attention)];
     let model = ModelConfig {
-        vocab_size: letters,
-        d_model: 64,
-        max_context: PIECE,
-        layers: mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
-        norm_eps: 1e-5,
         tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            letters,
+            64,
+            PIECE,
+            mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
+        )
     };
     Ok(training.trial(run, &model, &task, 3e-3, seed)?.score)
 }

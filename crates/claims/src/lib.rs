@@ -28,6 +28,7 @@ mod gated_associative;
 mod gated_attention;
 mod gated_kalmanet;
 mod gated_linear_attention;
+mod hybrid_gated_flow;
 mod int_vs_fp;
 mod largest;
 pub mod laws;

@@ -50,16 +50,13 @@ impl Recall {
     /// Trains these two mixers, without channel layers, and measures the share of values that are recalled.
     pub(crate) fn trial(&self, run: &Run, mixers: [MixerConfig; 2], rate: f64, seed: u64) -> Result<Trial, Error> {
         let model = ModelConfig {
-            vocab_size: self.vocabulary,
-            d_model: self.width,
-            max_context: self.training.time,
-            layers: mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
-            norm_eps: 1e-5,
             tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
+            ..ModelConfig::new(
+                self.vocabulary,
+                self.width,
+                self.training.time,
+                mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
+            )
         };
         self.training.trial(run, &model, &self.task(seed)?, rate, seed)
     }

@@ -11,6 +11,7 @@ use crate::{
     gated_attention::GatedAttention,
     gated_kalmanet::GatedKalmanet,
     gated_linear_attention::GatedLinearAttention,
+    hybrid_gated_flow::HybridGatedFlow,
     int_vs_fp::IntVersusFp,
     lfm2::Lfm2,
     sambay::SambaY,
@@ -21,6 +22,7 @@ use crate::{
 
 /// Every claim, by rising number. A new claim is one file and one line here.
 static CLAIMS: &[&dyn Claim] = &[
+    &HybridGatedFlow,
     &SambaY,
     &GatedAttention,
     &BlockQuantization,

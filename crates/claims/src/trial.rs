@@ -237,18 +237,7 @@ mod tests {
 
     fn model() -> ModelConfig {
         let mixer = MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true });
-        ModelConfig {
-            vocab_size: 128,
-            d_model: 16,
-            max_context: TRAINING.time,
-            layers: vec![LayerConfig { mixer, channel: ChannelConfig::None }],
-            norm_eps: 1e-5,
-            tie_embeddings: false,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-        }
+        ModelConfig::new(128, 16, TRAINING.time, vec![LayerConfig { mixer, channel: ChannelConfig::None }])
     }
 
     fn trial(training: Training, rate: f64) -> Trial {

@@ -137,7 +137,7 @@ impl Dtype {
 
     /// The type whose name is most like `name`, for "did you mean".
     pub fn nearest_name(name: &str) -> &'static str {
-        most_alike(name, Dtype::ALL.map(Dtype::name))
+        most_alike(name, Dtype::ALL.map(Dtype::name).into())
     }
 
     /// The type of that name in any case, or `None`.
@@ -147,13 +147,17 @@ impl Dtype {
 }
 
 /// The first of the names that is most like `name`, case and separators aside.
-pub(crate) fn most_alike<const N: usize>(name: &str, names: [&'static str; N]) -> &'static str {
+pub(crate) fn most_alike<S: AsRef<str> + Default>(name: &str, names: Vec<S>) -> S {
     let plain = |s: &str| s.replace(['_', '-', ' '], "").to_ascii_uppercase();
     let name = plain(name);
     // The number of bits says more than the letters: fp16 is F16, not FP6.
     let digits = |s: &str| s.chars().filter(char::is_ascii_digit).collect::<String>();
-    let shared = |candidate: &str| digits(candidate).chars().zip(digits(&name).chars()).take_while(|(a, b)| a == b).count();
-    let score = |candidate: &str| (shared(candidate), strsim::jaro_winkler(&plain(candidate), &name));
+    let shared =
+        |candidate: &str| digits(candidate).chars().zip(digits(&name).chars()).take_while(|(a, b)| a == b).count();
+    let score = |candidate: &S| {
+        let candidate = candidate.as_ref();
+        (shared(candidate), strsim::jaro_winkler(&plain(candidate), &name))
+    };
     let order = |a: &(usize, f64), b: &(usize, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
     names.into_iter().rev().max_by(|a, b| order(&score(a), &score(b))).unwrap_or_default()
 }

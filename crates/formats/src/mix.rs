@@ -131,7 +131,7 @@ impl Mix {
 
     /// The mix whose name is most like `name`, for "did you mean".
     pub fn nearest_name(name: &str) -> &'static str {
-        crate::dtype::most_alike(name, Mix::ALL.map(Mix::name))
+        crate::dtype::most_alike(name, Mix::ALL.map(Mix::name).into())
     }
 
     /// The format of most tensors.

@@ -22,6 +22,10 @@ fn all() -> Vec<Box<dyn Format>> {
         Box::new(scaled::paper_fp8_by_tensor(3, 32, REACH).expect("a mantissa")),
         Box::new(Scaled::new("INT5_HALF", Integer::new(5, Range::Symmetric), 32, Scale::Half).expect("a block")),
     ];
+    for scale in [Scale::Mean, Scale::MeanHalf, Scale::MeanOfTensor(0.7)] {
+        let name = format!("TERNARY_{scale:?}");
+        all.push(Box::new(Scaled::new(name, Integer::new(2, Range::Symmetric), 32, scale).expect("a block")));
+    }
     for bits in 2..=8 {
         all.push(Box::new(scaled::mxint(bits).expect("2 to 8 bits")));
         all.push(Box::new(scaled::bfp(bits, 16).expect("2 to 8 bits")));

@@ -38,18 +38,7 @@ fn mixed() -> ModelConfig {
     let experts = ChannelConfig::Moe(MoeConfig { shared, ..MoeConfig::new(6, 2, 32) });
     let channels = [channel.clone(), experts.clone(), experts, channel.clone(), channel];
     let layers = mixers.into_iter().zip(channels).map(|(mixer, channel)| LayerConfig { mixer, channel });
-    ModelConfig {
-        vocab_size: 200,
-        d_model: 64,
-        max_context: 600,
-        layers: layers.collect(),
-        norm_eps: 1e-6,
-        tie_embeddings: false,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
-    }
+    ModelConfig { norm_eps: 1e-6, ..ModelConfig::new(200, 64, 600, layers.collect()) }
 }
 
 /// A model of pseudo-random weights, its matrices in `matrices` where their rows fit.

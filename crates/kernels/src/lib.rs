@@ -15,6 +15,7 @@ mod disjoint;
 pub mod distillation;
 pub mod embedding;
 pub mod experts;
+pub mod fake_quantize;
 pub mod feature_map;
 pub mod gemm;
 pub mod gla;

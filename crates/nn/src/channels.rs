@@ -10,13 +10,15 @@ use crate::layers::linear;
 use crate::weights::WeightTypes;
 
 impl Activation {
-    fn function(self) -> Unary {
-        match self {
+    fn apply(self, g: &mut Graph, x: Value) -> Result<Value, GraphError> {
+        let function = match self {
             Activation::Silu => Unary::Silu,
             Activation::Gelu => Unary::Gelu,
             Activation::GeluErf => Unary::GeluErf,
-            Activation::Relu => Unary::Relu,
-        }
+            Activation::Relu | Activation::Relu2 => Unary::Relu,
+        };
+        let y = ops::unary(g, function, x)?;
+        if self == Activation::Relu2 { ops::unary(g, Unary::Square, y) } else { Ok(y) }
     }
 }
 
@@ -46,13 +48,15 @@ impl Channel for ChannelConfig {
             ChannelConfig::Glu { hidden, activation, bias } => {
                 let gate = linear(g, types, &format!("{name}.gate_proj"), x, hidden, bias)?;
                 let up = linear(g, types, &format!("{name}.up_proj"), x, hidden, bias)?;
-                let gate = ops::unary(g, activation.function(), gate)?;
+                let gate = activation.apply(g, gate)?;
                 let h = ops::mul(g, gate, up)?;
+                let h = types.sub_norm(g, &format!("{name}.ffn_sub_norm"), h)?;
                 linear(g, types, &format!("{name}.down_proj"), h, d_model, bias)
             }
             ChannelConfig::Mlp { hidden, activation, bias } => {
                 let up = linear(g, types, &format!("{name}.up_proj"), x, hidden, bias)?;
-                let h = ops::unary(g, activation.function(), up)?;
+                let h = activation.apply(g, up)?;
+                let h = types.sub_norm(g, &format!("{name}.ffn_sub_norm"), h)?;
                 linear(g, types, &format!("{name}.down_proj"), h, d_model, bias)
             }
         }

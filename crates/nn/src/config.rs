@@ -21,6 +21,7 @@ use crate::mixers::rwkv5::Rwkv5Config;
 use crate::mixers::rwkv6::Rwkv6Config;
 use crate::mixers::rwkv7::Rwkv7Config;
 use crate::mixers::short_conv::ShortConvConfig;
+use crate::quantization::QuantizationConfig;
 use crate::sources;
 
 /// A decoder language model: an embedding, blocks of a mixer and a channel layer, a head.
@@ -53,6 +54,9 @@ pub struct ModelConfig {
     /// A norm of the same kind on the embedding, as in RWKV.
     #[serde(default, skip_serializing_if = "is_default")]
     pub embedding_norm: bool,
+    /// How linear layers of blocks round what they multiply; not at all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationConfig>,
 }
 
 /// Whether a key need not be written.
@@ -174,6 +178,8 @@ pub enum Activation {
     GeluErf,
     /// max(x, 0).
     Relu,
+    /// max(x, 0)².
+    Relu2,
 }
 
 /// The widest layer: far beyond any model, and small enough that sizes of tensors can be computed.
@@ -235,6 +241,23 @@ impl ChannelConfig {
 }
 
 impl ModelConfig {
+    /// A model of those layers: RMS norms with ε of 1e-5, a head of its own, nothing else.
+    pub fn new(vocab_size: usize, d_model: usize, max_context: usize, layers: Vec<LayerConfig>) -> ModelConfig {
+        ModelConfig {
+            vocab_size,
+            d_model,
+            max_context,
+            layers,
+            norm_eps: default_eps(),
+            tie_embeddings: false,
+            logit_softcap: None,
+            learned_positions: false,
+            norm: NormKind::Rms,
+            embedding_norm: false,
+            quantization: None,
+        }
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors
@@ -261,7 +284,9 @@ impl ModelConfig {
             let key = format!("layers.{i}.mixer");
             layer.mixer.check(&key)?;
             layer.channel.check(&format!("layers.{i}.channel"))?;
+            self.quantization.as_ref().map_or(Ok(()), |q| q.check_layer(layer, &format!("layers.{i}")))?;
         }
+        self.quantization.as_ref().map_or(Ok(()), |q| q.check("quantization"))?;
         sources::check(&self.layers)
     }
 }

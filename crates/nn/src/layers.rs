@@ -22,7 +22,7 @@ pub fn linear(
     let weight_name = format!("{name}.weight");
     let dtype = types.of(&weight_name, g.elem());
     let w = g.weight(&weight_name, [outputs, width], dtype)?;
-    let y = g.push1(Linear { compute: g.compute() }, &[x, w])?;
+    let y = types.product(g, name, x, w)?;
     if !bias {
         return Ok(y);
     }

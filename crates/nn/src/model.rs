@@ -163,6 +163,7 @@ impl ModelConfig {
             return Ok((g.push1(SelectRows, &[x, chosen])?, seqs.narrowed(g, chosen)?));
         };
         seqs.enter(i);
+        let types = &self.block_types(types);
         g.segment(|g| {
             g.scope(format!("layers.{i}"), |g| {
                 let (name, part) = (format!("model.layers.{i}"), self.layers[i].mixer.name());
@@ -224,6 +225,7 @@ impl ModelConfig {
     ) -> Result<Value, GraphError> {
         let (layer, name) = (&self.layers[i], format!("model.layers.{i}"));
         seqs.enter(i);
+        let types = &self.block_types(types);
         g.segment(|g| {
             g.scope(format!("layers.{i}"), |g| {
                 let h = self.norm(g, &format!("{name}.input_layernorm"), x)?;
@@ -233,6 +235,14 @@ impl ModelConfig {
                 self.channel(g, types, i, x)
             })
         })
+    }
+
+    /// The weights of one block, and how its linear layers round.
+    fn block_types(&self, types: &WeightTypes) -> WeightTypes {
+        match &self.quantization {
+            Some(quantization) => types.rounding(quantization, self.norm_eps),
+            None => types.clone(),
+        }
     }
 
     /// Adds what block `i` does for each token by itself.

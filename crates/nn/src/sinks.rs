@@ -147,16 +147,13 @@ mod tests {
     /// What a probe sees of layers of `mixers` on two sequences; `weight` gives element i of a weight, or a random one.
     fn seen(mixers: Vec<MixerConfig>, from: usize, weight: impl Fn(&str, usize) -> Option<f64>) -> Sinks {
         let config = ModelConfig {
-            vocab_size: 12,
-            d_model: 16,
-            max_context: 16,
-            layers: mixers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect(),
-            norm_eps: 1e-5,
             tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
+            ..ModelConfig::new(
+                12,
+                16,
+                16,
+                mixers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect(),
+            )
         };
         let tokens: usize = LENGTHS.iter().sum();
         let mut g = Graph::new(Dtype::F32);

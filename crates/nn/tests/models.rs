@@ -288,16 +288,13 @@ fn experts() -> Vec<(&'static str, MoeConfig)> {
 
 fn model(mixer: MixerConfig, channel: ChannelConfig) -> ModelConfig {
     ModelConfig {
-        vocab_size: 12,
-        d_model: 16,
-        max_context: 32,
-        layers: vec![LayerConfig { mixer: mixer.clone(), channel: channel.clone() }, LayerConfig { mixer, channel }],
-        norm_eps: 1e-5,
         tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            12,
+            16,
+            32,
+            vec![LayerConfig { mixer: mixer.clone(), channel: channel.clone() }, LayerConfig { mixer, channel }],
+        )
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 33] = [
+pub const MODELS: [&str; 35] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -44,6 +44,8 @@ pub const MODELS: [&str; 33] = [
     "qwen3_next",
     "qwen3_next_apart",
     "infinite_vl",
+    "bitnet",
+    "bitnet_llama",
     "phi4flash",
     "hybrid_qwen3",
 ];

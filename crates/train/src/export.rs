@@ -3,13 +3,16 @@
 //! Keys, names and the order of rows are those of [`GgufForm`], as `memwall quantize` writes them: an architecture that
 //! other engines read where the model is of one, else memwall's own.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use memwall_formats::gguf::{Metadata, TensorPlan, Writer};
-use memwall_formats::{Dtype, FileError, FormatError, format};
+use memwall_formats::{Dtype, FileError, FormatError, Quantizer, format};
 use memwall_graph::Memory;
-use memwall_nn::{GgufForm, ModelConfig};
+use memwall_nn::GgufForm;
 use memwall_tokenizer::TokenizerError;
+
+pub use crate::stored::Stored;
 
 /// Why a model cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,23 @@ pub enum ExportError {
         /// Why, and what would fit.
         error: FormatError,
     },
+    /// A weight was trained rounded to what the format does not hold.
+    #[error(
+        "tensor {tensor} was trained as {quantizer}; {dtype} would change its values by up to {change:e} of the largest: \
+         export it as {fits}"
+    )]
+    Changes {
+        /// The tensor.
+        tensor: String,
+        /// What it was rounded to in training.
+        quantizer: Quantizer,
+        /// The format asked for.
+        dtype: Dtype,
+        /// The largest change, over the largest magnitude.
+        change: f32,
+        /// What holds the values.
+        fits: Dtype,
+    },
     /// A weight is not in memory.
     #[error("weight {name} is not in memory as f32")]
     Missing {
@@ -37,32 +57,32 @@ pub enum ExportError {
     },
 }
 
-/// Writes `weights` (names and shapes) of a model; matrices in `matrices`, vectors, and matrices whose rows are no whole
-/// number of blocks, in f32. `put_tokenizer` adds the tokenizer's keys.
+/// Writes `weights` (names and shapes) of a model in the formats that `stored` says; vectors, and matrices whose rows are no
+/// whole number of blocks, in f32. Weights that are rounded in training are written as they were rounded. `put_tokenizer` adds
+/// the tokenizer's keys.
 ///
 /// # Errors
 /// If a value does not fit the format, or the file cannot be written.
 pub fn gguf(
     path: &Path,
     name: &str,
-    config: &ModelConfig,
+    stored: &Stored,
     weights: &[(String, Vec<usize>)],
     memory: &Memory,
     put_tokenizer: impl FnOnce(&mut Metadata) -> Result<(), TokenizerError>,
-    matrices: Dtype,
 ) -> Result<(), ExportError> {
-    let form = GgufForm::of(config);
+    let form = GgufForm::of(&stored.config);
     let mut m = Metadata::new(path);
     m.insert("general.name", name);
     form.put_keys(&mut m);
     put_tokenizer(&mut m)?;
-    let dtype_of = |shape: &[usize]| match shape {
-        [.., _, width] if width.is_multiple_of(matrices.block_len()) => matrices,
-        _ => Dtype::F32,
-    };
     let mut plans: Vec<TensorPlan> = weights
         .iter()
-        .map(|(name, shape)| TensorPlan { name: form.name(name), dtype: dtype_of(shape), shape: shape.clone() })
+        .map(|(name, shape)| TensorPlan {
+            name: form.name(name),
+            dtype: stored.dtype(name, shape),
+            shape: shape.clone(),
+        })
         .collect();
     let factors = form.frequency_factors();
     plans.extend(factors.iter().map(|(name, factors)| TensorPlan {
@@ -73,8 +93,11 @@ pub fn gguf(
     let mut writer = Writer::create(path, &m, plans)?;
     for (name, shape) in weights {
         let values = memory.get::<f32>(name).ok_or_else(|| ExportError::Missing { name: name.clone() })?;
-        let dtype = dtype_of(shape);
+        let dtype = stored.dtype(name, shape);
         let width = shape.last().copied().unwrap_or(1);
+        // In the order of the graph, where a tensor's scale is one of all rows.
+        let values: Cow<'_, [f32]> = stored.rounded(name, dtype, width, values)?;
+        let values = &*values;
         let bytes = values.len() / dtype.block_len() * dtype.block_bytes();
         let regrouped =
             form.regroups(name).then(|| in_order(&form, name, if shape.len() > 1 { width } else { 1 }, values));
@@ -83,6 +106,7 @@ pub fn gguf(
         format(dtype)
             .encode(width, values, &mut encoded)
             .map_err(|error| ExportError::Format { tensor: name.clone(), error })?;
+        stored.check(name, dtype, width, values, &encoded)?;
         writer.write(&encoded)?;
     }
     if let Some((_, factors)) = &factors {
@@ -102,6 +126,7 @@ fn in_order(form: &GgufForm, name: &str, width: usize, values: &[f32]) -> Vec<f3
 mod tests {
     use super::*;
     use memwall_formats::Container;
+    use memwall_nn::ModelConfig;
 
     #[test]
     fn rows_of_rotated_pairs_lie_as_the_architecture_has_them() {
@@ -119,7 +144,8 @@ mod tests {
             memory.set(name, Dtype::F32, &values).expect("memory");
             let path = folder.path().join("model.gguf");
             let weights = [(name.to_string(), vec![8, 4])];
-            gguf(&path, "x", &config, &weights, &memory, |_| Ok(()), Dtype::F32).expect("written");
+            let stored = Stored::plain(&config, Dtype::F32);
+            gguf(&path, "x", &stored, &weights, &memory, |_| Ok(())).expect("written");
             let file = Container::open(&path).expect("a file");
             assert_eq!(file.metadata().find::<&str>("general.architecture").expect("a key"), Some("llama"));
             let tensor = &file.tensors()[0];

@@ -6,7 +6,7 @@
 //! D is 1; mLSTM's forget gates begin with biases from 3 to 6 over its heads; HGRN2's lower bounds rise evenly. Mamba's
 //! states begin with rates of 1 to S and the same time steps. RWKV's token shifts and decays rise over the channels of a
 //! layer, from short memories to long ones, as published; what varies there from layer to layer is left out. The vectors of
-//! differential attention are N(0, 0.1).
+//! differential attention are N(0, 0.1). A low-rank correction begins with B = 0 and A of deviation 1 / √inputs.
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Memory, Source};
@@ -45,6 +45,11 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
             vec![INPUT_GATE; n]
         } else if info.name.ends_with("fgate_proj.bias") {
             (0..n).map(|i| 3.0 + 3.0 * i as f64 / (n - 1).max(1) as f64).collect()
+        } else if info.name.ends_with(".hgf_B.weight") {
+            vec![0.0; n]
+        } else if info.name.ends_with(".hgf_A.weight") {
+            let deviation = (shape.last().copied().unwrap_or(1).max(1) as f64).powf(-0.5);
+            (0..n as u64).map(|i| deviation * normal(stream, i)).collect()
         } else if info.name.ends_with(".bias") || info.name.ends_with(".lower_bounds") {
             vec![0.0; n]
         } else if info.name.ends_with("memory_bank.weight") || info.name.ends_with("causal_conv.weight") {

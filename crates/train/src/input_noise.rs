@@ -72,18 +72,7 @@ mod tests {
 
     fn loss(noise: Option<InputNoise>, ids: [i32; 6]) -> f64 {
         let mixer = MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true });
-        let config = ModelConfig {
-            vocab_size: 8,
-            d_model: 16,
-            max_context: 6,
-            layers: vec![LayerConfig { mixer, channel: ChannelConfig::None }],
-            norm_eps: 1e-5,
-            tie_embeddings: false,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-        };
+        let config = ModelConfig::new(8, 16, 6, vec![LayerConfig { mixer, channel: ChannelConfig::None }]);
         let options = TrainerOptions {
             tokens: 6,
             sequences: 1,

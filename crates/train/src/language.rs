@@ -16,7 +16,8 @@ use memwall_tokenizer::TokenizerError;
 
 use crate::checkpoint::{self, CheckpointError, Origin};
 use crate::distillation::Teacher;
-use crate::export::{self, ExportError};
+use crate::export::{self, ExportError, Stored};
+use crate::gates::Gates;
 use crate::memory_plan::{TrainingPlan, Work};
 use crate::metrics::Metrics;
 use crate::recipe::Recipe;
@@ -107,6 +108,9 @@ pub struct Progress {
     pub validation_bits_per_byte: Option<f64>,
     /// What the model writes after the prompt of `sample`, when it was due.
     pub sample: Option<String>,
+    /// Where the gates of low-rank corrections are, if the model has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gates: Option<Gates>,
 }
 
 /// How a training ended.
@@ -139,8 +143,9 @@ pub struct LanguageOptions {
     pub budget: Budget,
     /// Continues from the checkpoint in `out`.
     pub resume: bool,
-    /// Format of the exported model's matrices.
-    pub export: Dtype,
+    /// Format of the exported model's matrices; without it F32, and of weights that were trained rounded the format that holds
+    /// just what they were rounded to, if files have one.
+    pub export: Option<Dtype>,
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> LanguageError {
@@ -171,11 +176,15 @@ pub fn train(
     let taught = recipe.distillation.as_ref().map(|d| Start::open(&options.data.join(&d.teacher))).transpose();
     let taught = taught.map_err(LanguageError::Teacher)?;
     let vocabulary = Vocabulary::of(recipe, &options.data, out, start.as_ref().or(taught.as_ref()))?;
-    let config = match (&start, &recipe.model) {
+    let mut config = match (&start, &recipe.model) {
         (Some(start), model) => start.config(model.as_ref())?,
         (None, Some(model)) => model.clone(),
         (None, None) => return Err(LanguageError::Data { what: "the recipe has neither model nor from".into() }),
     };
+    if recipe.quantization.is_some() {
+        config.quantization = recipe.quantization.clone();
+        config.check().map_err(|e| LanguageError::Data { what: e.to_string() })?;
+    }
     vocabulary.check(&config, recipe)?;
     let teacher_config = taught.as_ref().map(|t| vocabulary.teacher(t, &config, recipe)).transpose()?;
     let corpus = vocabulary.corpus(recipe, &options.data)?;
@@ -296,6 +305,7 @@ impl Run<'_> {
             tokens_per_second,
             validation_bits_per_byte,
             sample,
+            gates: self.trainer.gates(),
         })
     }
 
@@ -337,9 +347,10 @@ impl Run<'_> {
     fn finish(mut self, options: &LanguageOptions, plan: &TrainingPlan) -> Result<Summary, LanguageError> {
         let weights = weights(&self.trainer);
         let put_tokenizer = |m: &mut _| self.vocabulary.put_gguf_keys(m);
-        let (name, config, memory) = (&self.recipe.name, self.trainer.config(), self.trainer.memory());
+        let (name, memory) = (&self.recipe.name, self.trainer.memory());
         let model = options.out.join("model.gguf");
-        export::gguf(&model, name, config, &weights, memory, put_tokenizer, options.export)?;
+        let stored = Stored::of(self.trainer.config(), self.trainer.graph(), options.export);
+        export::gguf(&model, name, &stored, &weights, memory, put_tokenizer)?;
         Ok(Summary {
             steps: self.trainer.steps(),
             parameters: weights.iter().map(|(_, s)| s.iter().product::<usize>()).sum(),

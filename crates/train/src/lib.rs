@@ -6,6 +6,7 @@
 pub mod checkpoint;
 mod distillation;
 pub mod export;
+mod gates;
 mod initialize;
 mod input_noise;
 pub mod language;
@@ -16,6 +17,7 @@ mod recipe;
 mod sample;
 mod schedule;
 mod start;
+mod stored;
 mod tensorboard;
 mod text;
 mod trainer;
@@ -23,6 +25,7 @@ mod update;
 mod weight_decay;
 
 pub use distillation::{DistillationOptions, Teacher};
+pub use gates::Gates;
 pub use initialize::initialize;
 pub use input_noise::InputNoise;
 pub use memory_plan::{TrainingPlan, Work};

@@ -14,6 +14,7 @@ use memwall_kernels::gemm::Compute;
 use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 
 use crate::distillation::{DistillationOptions, Teacher};
+use crate::gates::{self, Gates};
 use crate::initialize;
 use crate::input_noise::{self, InputNoise};
 use crate::memory_plan::{TrainingPlan, infeasible};
@@ -173,6 +174,7 @@ pub(crate) fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Re
         let rows = g.run_dim("rows", options.tokens)?;
         loss = distillation.loss(&mut g, rows, logits, loss)?;
     }
+    loss = gates::penalty(&mut g, config, loss)?;
     let trained = weights(&g);
     let grads = differentiate(&mut g, loss, &trained)?;
     g.output("loss", loss);
@@ -217,7 +219,9 @@ impl Trainer {
     /// # Errors
     /// If the model cannot be built or differentiated.
     pub fn new(config: ModelConfig, options: TrainerOptions, mut memory: Memory) -> Result<Trainer, TrainError> {
-        let (g, update) = planned_step(&config, &options)?;
+        let (g, mut update) = planned_step(&config, &options)?;
+        update.set_weight_decay(gates::weight_decay);
+        gates::initialize(&g, &mut memory, &config)?;
         initialize(&g, &mut memory, config.layers.len(), options.seed)?;
         let pool = Arc::new(Pool::new(options.threads));
         let inputs = inputs(&g, &options)?;
@@ -258,14 +262,20 @@ impl Trainer {
         self.update.weights()
     }
 
-    /// Gives weights a decay of their own; where `own` says nothing the optimizer's counts.
+    /// Gives weights a decay of their own; where `own` says nothing the optimizer's counts, but for gates of corrections, which
+    /// do not decay.
     pub fn set_weight_decay(&mut self, own: impl Fn(&str) -> Option<f64>) {
-        self.update.set_weight_decay(own);
+        self.update.set_weight_decay(|name| own(name).or_else(|| gates::weight_decay(name)));
     }
 
     /// Gives the teacher that the options speak of.
     pub fn set_teacher(&mut self, teacher: Teacher) {
         self.teacher = Some(teacher);
+    }
+
+    /// Where the gates of low-rank corrections are, if the model has any.
+    pub fn gates(&self) -> Option<Gates> {
+        gates::read(&self.config, &self.memory, self.parameters())
     }
 
     /// Steps done so far.
@@ -299,7 +309,11 @@ impl Trainer {
         optimizer: &Optimizer,
     ) -> Result<StepReport, TrainError> {
         let StepReport { loss, gradient_norm } = self.gradient(micro_batches)?;
-        let Trainer { step_graph, update, memory, pool, .. } = self;
+        let Trainer { config, step_graph, update, memory, pool, steps, .. } = self;
+        if let Some(correction) = gates::correction(config) {
+            let share = correction.schedule.share(*steps);
+            update.set_rate_share(|name| if gates::is_gate(name) { share } else { 1.0 });
+        }
         let several = micro_batches.len() > 1;
         let scale = optimizer.clip.map_or(1.0, |clip| (clip / gradient_norm.max(1e-30)).min(1.0));
         update.apply(pool, step_graph, several, memory, optimizer, rate, scale, self.steps + 1);

@@ -19,6 +19,8 @@ struct Parameter {
     matrix: bool,
     /// A weight decay of its own.
     own_decay: Option<f64>,
+    /// Its share of the learning rate.
+    rate_share: f64,
     /// The mean gradient of several micro-batches: empty until a step has more than one.
     sum: Vec<f32>,
 }
@@ -46,6 +48,7 @@ impl Update {
                 second_moment: second_moment(&weight),
                 matrix: g.shape(w).rank() > 1,
                 own_decay: None,
+                rate_share: 1.0,
                 sum: Vec::new(),
                 weight,
                 gradient,
@@ -85,6 +88,11 @@ impl Update {
         self.parameters.iter_mut().for_each(|p| p.own_decay = own(&p.weight));
     }
 
+    /// Gives weights a share of the learning rate; with none of it, a weight stays as it is, and its moments go on.
+    pub(crate) fn set_rate_share(&mut self, share: impl Fn(&str) -> f64) {
+        self.parameters.iter_mut().for_each(|p| p.rate_share = share(&p.weight));
+    }
+
     /// Adds the gradients that `graph` has just computed to those of the micro-batches before; they start anew with `part` 0.
     pub fn accumulate(&mut self, pool: &Pool, graph: &Executor, part: usize, parts: usize) {
         let scale = 1.0 / parts as f32;
@@ -117,7 +125,7 @@ impl Update {
             let decays = p.matrix || optimizer.decay_all;
             let decay = p.own_decay.unwrap_or(if decays { optimizer.weight_decay } else { 0.0 });
             let update = AdamW {
-                learning_rate: rate,
+                learning_rate: rate * p.rate_share,
                 beta1: optimizer.beta1,
                 beta2: optimizer.beta2,
                 eps: optimizer.eps,

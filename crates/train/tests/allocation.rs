@@ -13,18 +13,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 fn a_step_allocates_nothing_alone_or_over_several_micro_batches() {
     let channel = ChannelConfig::Mlp { hidden: 64, activation: Default::default(), bias: false };
     let layer = LayerConfig { mixer: MixerConfig::Attention(AttentionConfig::new(2, 1, 16)), channel };
-    let config = ModelConfig {
-        vocab_size: 64,
-        d_model: 32,
-        max_context: 16,
-        layers: vec![layer; 2],
-        norm_eps: 1e-5,
-        tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
-    };
+    let config = ModelConfig { tie_embeddings: true, ..ModelConfig::new(64, 32, 16, vec![layer; 2]) };
     let batch = |seed: i32| {
         let ids: Vec<i32> = (0..33).map(|i| (i * i * 7 + i + seed) % 64).collect();
         Batch { ids: ids[..32].to_vec(), targets: ids[1..].to_vec(), lengths: vec![16, 16] }

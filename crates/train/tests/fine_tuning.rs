@@ -27,7 +27,7 @@ impl Trained {
         recipe.train.steps = 40;
         recipe.sample = None;
         let out = folder.path().join("first");
-        let options = LanguageOptions { export, ..options(folder.path(), &out, 1, false) };
+        let options = LanguageOptions { export: Some(export), ..options(folder.path(), &out, 1, false) };
         let summary = train(&recipe, &options, |_| {}, |_| {}).unwrap_or_else(|e| panic!("{e}"));
         Trained { folder, recipe, summary }
     }

@@ -14,16 +14,8 @@ const LAYERS: usize = 3;
 fn model(mixers: [MixerConfig; LAYERS]) -> ModelConfig {
     let channel = ChannelConfig::Glu { hidden: 80, activation: Default::default(), bias: false };
     ModelConfig {
-        vocab_size: 97,
-        d_model: WIDTH,
-        max_context: 64,
-        layers: mixers.map(|mixer| LayerConfig { mixer, channel: channel.clone() }).into(),
-        norm_eps: 1e-5,
         tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(97, WIDTH, 64, mixers.map(|mixer| LayerConfig { mixer, channel: channel.clone() }).into())
     }
 }
 

@@ -108,16 +108,8 @@ impl Frame {
             LayerConfig { mixer, channel: channel.clone() }
         };
         ModelConfig {
-            vocab_size: self.vocabulary,
-            d_model: self.width,
-            max_context: self.context,
-            layers: (0..self.layers).map(layer).collect(),
-            norm_eps: 1e-5,
             tie_embeddings: self.tied,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
+            ..ModelConfig::new(self.vocabulary, self.width, self.context, (0..self.layers).map(layer).collect())
         }
     }
 }

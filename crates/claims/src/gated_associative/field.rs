@@ -24,16 +24,10 @@ pub(super) fn published(vocabulary: usize, context: usize, width: usize, slots: 
     let mixer = MixerConfig::GatedAssociative(GatedAssociativeConfig::new(slots, 3));
     let channel = ChannelConfig::Mlp { hidden: 4 * width, activation: Activation::GeluErf, bias: true };
     ModelConfig {
-        vocab_size: vocabulary,
-        d_model: width,
-        max_context: context,
-        layers: vec![LayerConfig { mixer, channel }; layers],
-        norm_eps: 1e-5,
         tie_embeddings: true,
-        logit_softcap: None,
         learned_positions: true,
         norm: NormKind::Layer,
-        embedding_norm: false,
+        ..ModelConfig::new(vocabulary, width, context, vec![LayerConfig { mixer, channel }; layers])
     }
 }
 

@@ -83,16 +83,13 @@ impl Sizes {
     fn model(&self, memory: MixerConfig) -> ModelConfig {
         let convolution = MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true });
         ModelConfig {
-            vocab_size: self.vocabulary,
-            d_model: self.heads * self.head_dim,
-            max_context: self.training.time,
-            layers: [convolution, memory].map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
-            norm_eps: 1e-5,
             tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
+            ..ModelConfig::new(
+                self.vocabulary,
+                self.heads * self.head_dim,
+                self.training.time,
+                [convolution, memory].map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
+            )
         }
     }
 

@@ -124,16 +124,13 @@ impl Recall {
         let convolution = MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true });
         let mixers = [convolution, variant(arm, published)];
         ModelConfig {
-            vocab_size: self.vocabulary,
-            d_model: self.width,
-            max_context: self.time,
-            layers: mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
-            norm_eps: 1e-5,
             tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
+            ..ModelConfig::new(
+                self.vocabulary,
+                self.width,
+                self.time,
+                mixers.map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).into(),
+            )
         }
     }
 }

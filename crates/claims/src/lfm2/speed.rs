@@ -53,18 +53,7 @@ pub(super) fn model(width: usize, context: usize, all: bool) -> ModelConfig {
         },
         channel: ChannelConfig::Glu { hidden: width * 9 / 2, activation: Activation::Silu, bias: false },
     };
-    ModelConfig {
-        vocab_size: 1024,
-        d_model: width,
-        max_context: context,
-        layers: (0..LAYERS).map(layer).collect(),
-        norm_eps: 1e-5,
-        tie_embeddings: true,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
-    }
+    ModelConfig { tie_embeddings: true, ..ModelConfig::new(1024, width, context, (0..LAYERS).map(layer).collect()) }
 }
 
 /// The model with random weights, ready to run; steps of at most `step` rows.

@@ -50,18 +50,7 @@ impl Sizes {
             };
             plan.layers().map_err(Error::experiment)?
         };
-        Ok(ModelConfig {
-            vocab_size: self.vocabulary,
-            d_model: self.width,
-            max_context: self.context,
-            layers,
-            norm_eps: 1e-5,
-            tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-        })
+        Ok(ModelConfig { tie_embeddings: true, ..ModelConfig::new(self.vocabulary, self.width, self.context, layers) })
     }
 }
 

@@ -42,9 +42,10 @@ pub struct Args {
     /// Threads; without it, as many as there are processors
     #[arg(short, long, value_name = "N", value_parser = load::threads)]
     threads: Option<usize>,
-    /// Format of the matrices in model.gguf
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    export: String,
+    /// Format of the matrices in model.gguf; without it f32, and what [quantization] rounds weights to where files have it.
+    /// A block format is that of rounded weights alone, if there are any
+    #[arg(long, value_name = "FORMAT")]
+    export: Option<String>,
     /// One JSON object a step and one at the end
     #[arg(long)]
     json: bool,
@@ -56,8 +57,12 @@ pub struct Args {
 /// If recipe, text or output folder are wrong, the memory does not suffice, or a step is not finite.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let recipe = Recipe::read(&args.recipe)?;
-    let Some(export) = Dtype::from_name(&args.export) else {
-        bail!("--export {}: unknown format; did you mean {}?", args.export, Dtype::nearest_name(&args.export));
+    let export = match args.export.as_deref() {
+        Some(name) => match Dtype::from_name(name) {
+            Some(dtype) => Some(dtype),
+            None => bail!("--export {name}: unknown format; did you mean {}?", Dtype::nearest_name(name)),
+        },
+        None => None,
     };
     let own = || args.recipe.parent().map(PathBuf::from).unwrap_or_default();
     let data = match DataDir::find(args.data.as_deref())?.path() {

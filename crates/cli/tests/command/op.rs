@@ -585,3 +585,39 @@ fn the_list_documents_every_operator() {
     assert_eq!((shapes["q"], shapes["g"]), ("[B, T, H, K]", "[B, T, G, K] or [B, T, G]"));
     assert_eq!(gla["forms"], serde_json::json!(["recurrent", "chunked", "parallel"]));
 }
+
+#[test]
+fn rounding_gives_what_the_format_holds_and_gradients_go_straight_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.safetensors");
+    let (x, dy) = (draw(2 * 32, 3), draw(2 * 32, 4));
+    write(&path, &[reals("x", &[2, 32], &x), reals("dy", &[2, 32], &dy)]);
+    // Two rows of eight-bit integers, by the definition.
+    let made = run("fake_quantize", &path, &["--quantizer", "int8", "--dtype", "f64", "--grad"]);
+    for (x, y) in x.chunks(32).zip(made["y"].1.chunks(32)) {
+        let step = x.iter().fold(0.0_f64, |m, x| m.max(x.abs())) / 127.0;
+        for (x, y) in x.iter().zip(y) {
+            assert!((y - (x / step).round() * step).abs() < 1e-6, "{x} is {y}");
+        }
+    }
+    assert_eq!(made["dx"].1, dy);
+    // Ternary by the mean of each column's magnitudes; what is beyond it by more than its codes reach has no gradient.
+    let made = run(
+        "fake_quantize",
+        &path,
+        &["--quantizer", "ternary:group2", "--columns", "--reached", "--dtype", "f64", "--grad"],
+    );
+    for column in 0..32 {
+        let scale = (x[column].abs() + x[32 + column].abs()) / 2.0;
+        for i in [column, 32 + column] {
+            let want = (x[i] / scale).round_ties_even().clamp(-1.0, 1.0) * scale;
+            assert!((made["y"].1[i] - want).abs() < 1e-6, "{} is {}", x[i], made["y"].1[i]);
+            assert_eq!(made["dx"].1[i], if x[i].abs() > scale * 1.000_01 { 0.0 } else { dy[i] });
+        }
+    }
+    let out = folder.path().join("out.safetensors");
+    let args = ["op", "fake_quantize", "--in", text(&path), "--out", text(&out)];
+    refused(&[&args[..], &["--quantizer", "tenary"]].concat(), &["--quantizer", "did you mean ternary?"]);
+    refused(&[&args[..], &["--quantizer", "mxint8", "--columns"]].concat(), &["mxint8", "32"]);
+    refused(&args, &["--quantizer"]);
+}

@@ -1,5 +1,7 @@
 //! Integers of 2 to 8 bits, and fixed-point numbers: an integer times a power of two.
 
+use multiversion::multiversion;
+
 use super::{Element, Rounding};
 
 /// Which integers are encoded.
@@ -52,6 +54,15 @@ impl Integer {
     }
 }
 
+/// Dividing by a step, a power of two, is exact or beyond the limits; no code is -0, and a NaN has the code of 0.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn half_even(low: f32, high: f32, step: f32, values: &mut [f32]) {
+    for value in values {
+        let whole = (*value / step).round_ties_even().clamp(low, high) * step + 0.0;
+        *value = if value.is_nan() { 0.0 } else { whole };
+    }
+}
+
 impl Element for Integer {
     fn name(&self) -> String {
         let kind = if self.range == Range::Unsigned { "UINT" } else { "INT" };
@@ -81,6 +92,17 @@ impl Element for Integer {
         let signed = if value < 0.0 { -magnitude } else { magnitude };
         let mask = (1u32 << self.bits) - 1;
         if value.is_nan() { 0 } else { (signed.clamp(low, high) as u32 & mask) as u8 }
+    }
+
+    /// Half-even, which processors round to, goes without codes.
+    fn nearest_each(&self, rounding: Rounding, first: usize, values: &mut [f32]) {
+        if rounding == Rounding::HalfEven {
+            let (low, high) = self.limits();
+            return half_even(low as f32, high as f32, self.step(), values);
+        }
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = self.decode(self.encode(*value, rounding.at((first + i) as u64), true));
+        }
     }
 
     fn max(&self) -> f32 {

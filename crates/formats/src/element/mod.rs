@@ -31,6 +31,13 @@ pub trait Element: Copy + Send + Sync {
     /// where there is no infinity, or the largest where there is neither.
     fn encode(&self, value: f32, rounding: Rounding, saturate: bool) -> u8;
 
+    /// Each value becomes that of its code, saturated; stochastic roundings count places from `first`.
+    fn nearest_each(&self, rounding: Rounding, first: usize, values: &mut [f32]) {
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = self.decode(self.encode(*value, rounding.at((first + i) as u64), true));
+        }
+    }
+
     /// The largest finite value that is encoded.
     fn max(&self) -> f32;
 

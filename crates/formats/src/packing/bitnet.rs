@@ -1,9 +1,7 @@
 //! Ternary weights: how BitNet b1.58 makes them, and how Hugging Face's checkpoints pack them.
 
 use super::{PackingError, expect_len};
-
-/// The smallest scale of [`absmean`].
-const LEAST: f32 = 1e-5;
+use crate::scaled::mean_magnitude;
 
 /// Ternary weights by their mean magnitude: `q = clamp(round(w · (1 / s)), -1, 1)` with `s = max(mean |w|, 1e-5)`, ties to even; the
 /// weights are then `q · s`. (Checkpoints disagree on whether they store `s` or `1 / s`.)
@@ -14,8 +12,7 @@ pub fn absmean(weights: &[f32]) -> Result<(Vec<i8>, f32), PackingError> {
     if let Some(index) = weights.iter().position(|w| !w.is_finite()) {
         return Err(PackingError::NotFinite { index, value: weights[index] });
     }
-    let sum: f64 = weights.iter().map(|w| f64::from(w.abs())).sum();
-    let scale = ((sum / weights.len().max(1) as f64) as f32).max(LEAST);
+    let scale = mean_magnitude(weights);
     let inverse = 1.0 / scale;
     Ok((weights.iter().map(|w| (w * inverse).round_ties_even().clamp(-1.0, 1.0) as i8).collect(), scale))
 }

@@ -17,6 +17,7 @@
 
 pub(crate) mod codes;
 mod named;
+mod round;
 mod scale;
 
 use std::borrow::Cow;
@@ -28,6 +29,8 @@ pub use named::{
     bfp, int_affine, int_by_group, int_by_tensor, mxfp4, mxfp6_e2m3, mxfp6_e3m2, mxfp8_e4m3, mxfp8_e5m2, mxint, nvfp4,
     nvint4, paper_fp8_by_tensor,
 };
+pub use round::Under;
+pub(crate) use scale::mean_magnitude;
 pub use scale::{PowerRule, Scale};
 
 /// Elements in blocks that share a scale.
@@ -89,6 +92,11 @@ impl<E: Element> Scaled<E> {
         self.scale
     }
 
+    /// Values in a block.
+    pub fn block_len(&self) -> usize {
+        self.block_len
+    }
+
     /// Bits that a value takes, the block's scale included.
     pub fn bits_per_value(&self) -> f64 {
         (self.layout().block_bytes * 8) as f64 / self.block_len as f64
@@ -128,8 +136,7 @@ impl<E: Element> Format for Scaled<E> {
             let (scale, zero) = self.scale.choose(&self.element, x, amax, head);
             for (i, v) in x.iter().enumerate() {
                 let rounding = self.rounding.at((first + i) as u64);
-                // A scale of zero leaves nothing to divide by: the whole block is zero.
-                let quotient = if scale > 0.0 { v / scale } else { 0.0 };
+                let quotient = self.scale.quotient(*v, scale);
                 codes::set(codes, bits, i, self.scale.code(&self.element, quotient, zero, rounding));
             }
         }

@@ -31,6 +31,12 @@ pub enum Scale {
     Half,
     /// Single precision, four bytes: `amax / max`.
     Single,
+    /// Single precision, four bytes: the mean magnitude, at least 1e-5, as BitNet b1.58 has it for ternary weights.
+    Mean,
+    /// Half precision, two bytes: the mean magnitude, rounded, at least 1e-5.
+    MeanHalf,
+    /// The mean magnitude of the whole tensor, not stored.
+    MeanOfTensor(f32),
     /// Single precision and a zero point, five bytes: `(max - min) / largest code` over the values and zero.
     Affine,
 }
@@ -40,14 +46,23 @@ fn top<E: Element>(element: &E) -> f32 {
     E8M0.decode(E8M0::floor(element.max()))
 }
 
+/// The smallest mean magnitude that is a scale.
+pub(crate) const LEAST_MEAN: f32 = 1e-5;
+
+/// The mean magnitude of values, at least 1e-5.
+pub(crate) fn mean_magnitude(values: &[f32]) -> f32 {
+    let sum: f64 = values.iter().map(|v| f64::from(v.abs())).sum();
+    ((sum / values.len().max(1) as f64) as f32).max(LEAST_MEAN)
+}
+
 impl Scale {
     /// Bytes in a block.
     pub fn bytes(self) -> usize {
         match self {
-            Scale::Tensor(_) => 0,
+            Scale::Tensor(_) | Scale::MeanOfTensor(_) => 0,
             Scale::Power(_) | Scale::UE4M3 { .. } => 1,
-            Scale::Half => 2,
-            Scale::Single => 4,
+            Scale::Half | Scale::MeanHalf => 2,
+            Scale::Single | Scale::Mean => 4,
             Scale::Affine => 5,
         }
     }
@@ -55,7 +70,7 @@ impl Scale {
     /// The scale of the tensor, if there is one.
     pub(super) fn of_tensor(self) -> Option<f32> {
         match self {
-            Scale::Tensor(s) | Scale::UE4M3 { tensor: s } => Some(s),
+            Scale::Tensor(s) | Scale::UE4M3 { tensor: s } | Scale::MeanOfTensor(s) => Some(s),
             _ => None,
         }
     }
@@ -71,6 +86,9 @@ impl Scale {
             Scale::Power(_) => E8M0.max(),
             Scale::UE4M3 { tensor } => UE4M3.max() * tensor,
             Scale::Half => f16::MAX.to_f32(),
+            // Larger values than the scale clip: only the mean must have a code.
+            Scale::MeanHalf => return f16::MAX.to_f32(),
+            Scale::Mean | Scale::MeanOfTensor(_) => return f32::MAX,
             // The distance from the smallest to the largest is finite.
             Scale::Single | Scale::Affine => return f32::MAX / 2.0,
         };
@@ -82,7 +100,9 @@ impl Scale {
     pub(super) fn choose<E: Element>(self, element: &E, x: &[f32], amax: f32, head: &mut [u8]) -> (f32, f32) {
         let ideal = amax / element.max();
         match self {
-            Scale::Tensor(_) => {}
+            Scale::Tensor(_) | Scale::MeanOfTensor(_) => {}
+            Scale::Mean => head.copy_from_slice(&mean_magnitude(x).to_le_bytes()),
+            Scale::MeanHalf => head.copy_from_slice(&f16::from_f32_const(mean_magnitude(x)).to_le_bytes()),
             Scale::Power(rule) => head[0] = power(rule, element, amax),
             Scale::UE4M3 { tensor } => head[0] = UE4M3.encode(ideal / tensor, Rounding::HalfEven, true),
             Scale::Half => head.copy_from_slice(&f16::from_f32_const(ideal).to_le_bytes()),
@@ -101,13 +121,24 @@ impl Scale {
     /// The scale and the zero point of a stored block.
     pub(super) fn read(self, head: &[u8]) -> (f32, f32) {
         match (self, head) {
-            (Scale::Tensor(scale), _) => (scale, 0.0),
+            (Scale::Tensor(scale) | Scale::MeanOfTensor(scale), _) => (scale, 0.0),
             (Scale::Power(_), &[code]) => (E8M0.decode(code), 0.0),
             (Scale::UE4M3 { tensor }, &[code]) => (UE4M3.decode(code) * tensor, 0.0),
-            (Scale::Half, &[a, b]) => (f16::from_le_bytes([a, b]).to_f32(), 0.0),
-            (Scale::Single, &[a, b, c, d]) => (f32::from_le_bytes([a, b, c, d]), 0.0),
+            (Scale::Half | Scale::MeanHalf, &[a, b]) => (f16::from_le_bytes([a, b]).to_f32(), 0.0),
+            (Scale::Single | Scale::Mean, &[a, b, c, d]) => (f32::from_le_bytes([a, b, c, d]), 0.0),
             (Scale::Affine, &[a, b, c, d, zero]) => (f32::from_le_bytes([a, b, c, d]), f32::from(zero)),
             _ => unreachable!("a head has `bytes()` bytes"),
+        }
+    }
+
+    /// A value divided by the scale; of a mean magnitude, multiplied by its inverse, which is how BitNet rounds. A scale of
+    /// zero leaves nothing to divide by: all is zero.
+    #[inline]
+    pub(super) fn quotient(self, value: f32, scale: f32) -> f32 {
+        match self {
+            Scale::Mean | Scale::MeanHalf | Scale::MeanOfTensor(_) => value * (1.0 / scale),
+            _ if scale > 0.0 => value / scale,
+            _ => 0.0,
         }
     }
 
@@ -142,6 +173,10 @@ impl Scale {
             Scale::UE4M3 { tensor } => (relative(1.0 / 16.0), tensor * max / 1024.0),
             Scale::Half => (relative(1.0 / 2048.0), max / (1u32 << 25) as f32),
             Scale::Single => (relative(f32::EPSILON), max * f32::from_bits(1)),
+            // No value errs by more than itself, but for what the mean's rounding adds to those next to it.
+            Scale::Mean => (1.0 + 4.0 * f32::EPSILON, 0.0),
+            Scale::MeanHalf => (1.0 + 1.0 / 1024.0, 0.0),
+            Scale::MeanOfTensor(scale) => (1.0, scale * step / 2.0),
             // Half a step, and half a step of the zero point where it clips.
             Scale::Affine => (2.0 / max * (1.0 + 4.0 * f32::EPSILON), max * f32::from_bits(1)),
         }

@@ -29,6 +29,26 @@ impl Linear {
         weight == Dtype::F64 || (weight == Dtype::F32 && (rows >= PACKED_ROWS || self.compute == Compute::Bf16))
     }
 
+    /// The products of input 0 with the `count` inputs after it.
+    pub(super) fn run_weights(&self, io: &Io<'_>, count: usize) -> Result<(), String> {
+        let (x, w) = (io.in_sizes(0), io.in_sizes(1));
+        let (m, n, k) = (x.rows(), w.axis(0), w.axis(1));
+        if count == 1 && self.packed(io.in_dtype(1), m) {
+            let g = self.product(m, n, k);
+            real!(io.out_dtype(0), T => gemm::<T>(io.pool(), g, io.input(0), io.input(1), io.output(0), io.scratch()));
+            return Ok(());
+        }
+        // On the stack: a step allocates nothing.
+        let ws: [Weights<'_>; MAX_WEIGHTS] = std::array::from_fn(|i| {
+            let w = 1 + i.min(count - 1);
+            Weights { dtype: io.in_dtype(w), bytes: io.in_bytes(w), n: io.in_sizes(w).axis(0), k }
+        });
+        let mut ys: [&mut [f32]; MAX_WEIGHTS] =
+            std::array::from_fn(|i| if i < count { io.output(i) } else { Default::default() });
+        linear_many(io.pool(), &ws[..count], io.input(0), m, &mut ys[..count], io.scratch());
+        Ok(())
+    }
+
     fn product(&self, m: usize, n: usize, k: usize) -> Gemm {
         Gemm { m, n, k, a_trans: false, b_trans: true, accumulate: false, compute: self.compute }
     }
@@ -58,23 +78,7 @@ impl Op for Linear {
     }
 
     fn run(&self, io: &Io<'_>) -> Result<(), String> {
-        let count = io.inputs() - 1;
-        let (x, w) = (io.in_sizes(0), io.in_sizes(1));
-        let (m, n, k) = (x.rows(), w.axis(0), w.axis(1));
-        if count == 1 && self.packed(io.in_dtype(1), m) {
-            let g = self.product(m, n, k);
-            real!(io.out_dtype(0), T => gemm::<T>(io.pool(), g, io.input(0), io.input(1), io.output(0), io.scratch()));
-            return Ok(());
-        }
-        // On the stack: a step allocates nothing.
-        let ws: [Weights<'_>; MAX_WEIGHTS] = std::array::from_fn(|i| {
-            let w = 1 + i.min(count - 1);
-            Weights { dtype: io.in_dtype(w), bytes: io.in_bytes(w), n: io.in_sizes(w).axis(0), k }
-        });
-        let mut ys: [&mut [f32]; MAX_WEIGHTS] =
-            std::array::from_fn(|i| if i < count { io.output(i) } else { Default::default() });
-        linear_many(io.pool(), &ws[..count], io.input(0), m, &mut ys[..count], io.scratch());
-        Ok(())
+        self.run_weights(io, io.inputs() - 1)
     }
 
     fn gradient(&self) -> Gradient {

@@ -2,6 +2,7 @@
 //!
 //! A block is as long as a stored block of the weights that it meets, 32 or 256 values:
 //! `scale = amax / 127`, `code = round_to_even(x · (127 / amax))`, so codes are in -127..=127.
+//! Where a whole row shares one scale, as in BitNet, `amax` is the row's.
 //! A block with an infinity or a NaN gets the scale NaN, so every output that it reaches is NaN. A
 //! block whose `127 / amax` is no finite number (amax below about 4e-37) becomes zeros.
 
@@ -32,26 +33,32 @@ pub(super) const PART: usize = 32;
 
 const _: () = assert!(size_of::<Activations>() == 56);
 
-/// Quantizes `x`, whole blocks of `parts` parts, into as many [`Activations`] as there are parts.
-pub(super) fn quantize(isa: Isa, x: &[f32], parts: usize, to: &mut [Activations]) {
+/// The bits of the largest magnitude, which order as magnitudes do, with infinities and NaNs on top.
+pub(super) fn greatest(x: &[f32]) -> u32 {
+    x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff))
+}
+
+/// Quantizes `x`, whole blocks of `parts` parts, into as many [`Activations`] as there are parts: by the largest magnitude of
+/// each block, or by the one whose bits are `given`.
+pub(super) fn quantize(isa: Isa, x: &[f32], parts: usize, given: Option<u32>, to: &mut [Activations]) {
     debug_assert_eq!(x.len(), to.len() * PART);
     debug_assert!(to.len().is_multiple_of(parts));
     #[cfg(target_arch = "x86_64")]
     match isa {
         // SAFETY: the caller names an instruction set only if the processor has it.
-        Isa::Avx512 => return unsafe { avx512(x, parts, to) },
+        Isa::Avx512 => return unsafe { avx512(x, parts, given, to) },
         // SAFETY: as above.
-        Isa::Avx2 => return unsafe { avx2(x, parts, to) },
+        Isa::Avx2 => return unsafe { avx2(x, parts, given, to) },
         Isa::Portable => {}
     }
     let _ = isa;
-    body(x, parts, to);
+    body(x, parts, given, to);
 }
 
 /// [`body`] with intrinsics.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512(x: &[f32], parts: usize, to: &mut [Activations]) {
+fn avx512(x: &[f32], parts: usize, given: Option<u32>, to: &mut [Activations]) {
     use std::arch::x86_64::*;
     for (x, to) in x.chunks_exact(parts * PART).zip(to.chunks_exact_mut(parts)) {
         let mut greatest = _mm512_setzero_si512();
@@ -61,7 +68,7 @@ fn avx512(x: &[f32], parts: usize, to: &mut [Activations]) {
             let magnitude = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff));
             greatest = _mm512_max_epu32(greatest, magnitude);
         }
-        let (inverse, scale) = steps(_mm512_reduce_max_epu32(greatest));
+        let (inverse, scale) = steps(given.unwrap_or(_mm512_reduce_max_epu32(greatest)));
         let code = |v| {
             let product = _mm512_mul_ps(v, _mm512_set1_ps(inverse));
             let rounded = _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(product);
@@ -86,8 +93,8 @@ fn avx512(x: &[f32], parts: usize, to: &mut [Activations]) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn avx2(x: &[f32], parts: usize, to: &mut [Activations]) {
-    body(x, parts, to);
+fn avx2(x: &[f32], parts: usize, given: Option<u32>, to: &mut [Activations]) {
+    body(x, parts, given, to);
 }
 
 /// The factor from values to codes, and the value of one step, for the bits of a block's largest magnitude.
@@ -106,10 +113,9 @@ fn steps(amax_bits: u32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn body(x: &[f32], parts: usize, to: &mut [Activations]) {
+fn body(x: &[f32], parts: usize, given: Option<u32>, to: &mut [Activations]) {
     for (x, to) in x.chunks_exact(parts * PART).zip(to.chunks_exact_mut(parts)) {
-        // Bits of a magnitude order as the magnitude does, with infinities and NaNs on top.
-        let (inverse, scale) = steps(x.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff)));
+        let (inverse, scale) = steps(given.unwrap_or_else(|| greatest(x)));
         for (x, to) in x.as_chunks::<PART>().0.iter().zip(&mut *to) {
             let mut whole = [0i32; PART];
             for (code, v) in whole.iter_mut().zip(x) {
@@ -198,7 +204,7 @@ mod tests {
 
     fn one(x: [f32; PART]) -> Activations {
         let mut block: [Activations; 1] = bytemuck::Zeroable::zeroed();
-        quantize(Isa::detect(), &x, 1, &mut block);
+        quantize(Isa::detect(), &x, 1, None, &mut block);
         block[0]
     }
 
@@ -242,9 +248,9 @@ mod tests {
         }
         let (mut a, mut b): ([Activations; 64], [Activations; 64]) = bytemuck::Zeroable::zeroed();
         for parts in [1, 8] {
-            quantize(Isa::Portable, &x, parts, &mut a);
+            quantize(Isa::Portable, &x, parts, None, &mut a);
             for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= Isa::detect()) {
-                quantize(isa, &x, parts, &mut b);
+                quantize(isa, &x, parts, None, &mut b);
                 assert_eq!(bytemuck::bytes_of(&a), bytemuck::bytes_of(&b), "{isa:?} {parts}");
             }
         }

@@ -6,7 +6,7 @@
 //! bit for bit, whatever else is in the call.
 
 use super::leaf::{Columns, Job};
-use super::{KINDS, PARALLEL_PREPARE, PARALLEL_PRODUCT, Prepared, Weights};
+use super::{KINDS, PARALLEL_PREPARE, PARALLEL_PRODUCT, Prepared, Scales, Weights};
 use super::{dispatch, prepare_row, prepared, row_layout, task_columns, tile_bytes};
 use crate::disjoint::Disjoint;
 use crate::scratch::{self, Scratch};
@@ -146,7 +146,18 @@ fn run_kind(
         for i in 0..g.rows() {
             let from = row_of(g.begin as usize + i) * k;
             // SAFETY: rows of a group are disjoint, and so are groups.
-            unsafe { prepare_row(isa, kind, &x[from..from + k], g.rows(), i, &words, g.begin as usize * row_words) };
+            unsafe {
+                prepare_row(
+                    isa,
+                    kind,
+                    &x[from..from + k],
+                    Scales::OfBlocks,
+                    g.rows(),
+                    i,
+                    &words,
+                    g.begin as usize * row_words,
+                )
+            };
         }
     };
     if k == 0 {

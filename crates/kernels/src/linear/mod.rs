@@ -124,11 +124,37 @@ pub fn linear(pool: &Pool, w: Weights<'_>, x: &[f32], m: usize, y: &mut [f32], s
 /// # Panics
 /// As [`linear`]; also if the weights' `k` differ or there are not as many outputs as weights.
 pub fn linear_many(pool: &Pool, ws: &[Weights<'_>], x: &[f32], m: usize, ys: &mut [&mut [f32]], scratch: &mut [u8]) {
-    run(isa(), pool, ws, x, m, ys, scratch);
+    run(isa(), pool, ws, x, Scales::OfBlocks, m, ys, scratch);
+}
+
+/// As [`linear`], with one scale for all codes of a row of x where the weights are stored in blocks: `code =
+/// round_to_even(x · (127 / amax))` over the row. Of rows that are integers up to 127 times a scale and reach 127 of it, the
+/// codes are those integers.
+///
+/// # Panics
+/// As [`linear`].
+pub fn linear_by_row(pool: &Pool, w: Weights<'_>, x: &[f32], m: usize, y: &mut [f32], scratch: &mut [u8]) {
+    run(isa(), pool, &[w], x, Scales::OfRows, m, &mut [y], scratch);
+}
+
+/// How much of x shares a scale where weights are stored in blocks.
+#[derive(Clone, Copy, PartialEq)]
+enum Scales {
+    OfBlocks,
+    OfRows,
 }
 
 /// [`linear_many`] on an instruction set that the processor has.
-fn run(isa: Isa, pool: &Pool, ws: &[Weights<'_>], x: &[f32], m: usize, ys: &mut [&mut [f32]], scratch: &mut [u8]) {
+fn run(
+    isa: Isa,
+    pool: &Pool,
+    ws: &[Weights<'_>],
+    x: &[f32],
+    scales: Scales,
+    m: usize,
+    ys: &mut [&mut [f32]],
+    scratch: &mut [u8],
+) {
     assert_eq!(ws.len(), ys.len(), "linear: {} weights, {} outputs", ws.len(), ys.len());
     for (w, y) in ws.iter().zip(ys.iter()) {
         check(w, x, m, y);
@@ -142,7 +168,7 @@ fn run(isa: Isa, pool: &Pool, ws: &[Weights<'_>], x: &[f32], m: usize, ys: &mut 
     let scratch = &mut scratch[aligned..];
     for kind in KINDS {
         if ws.iter().any(|w| prepared(w.dtype) == kind) {
-            run_kind(isa, pool, kind, ws, x, m, ys, scratch);
+            run_kind(isa, pool, kind, ws, x, scales, m, ys, scratch);
         }
     }
 }
@@ -168,13 +194,14 @@ fn run_kind(
     kind: Prepared,
     ws: &[Weights<'_>],
     x: &[f32],
+    scales: Scales,
     m: usize,
     ys: &mut [&mut [f32]],
     scratch: &mut [u8],
 ) {
     let Some(k) = ws.iter().find(|w| prepared(w.dtype) == kind).map(|w| w.k) else { return };
     let (room, tiles) = scratch.split_at_mut(prepared_bytes(kind, m, k));
-    let (ready, terms) = prepare(isa, pool, kind, x, m, k, room);
+    let (ready, terms) = prepare(isa, pool, kind, x, scales, m, k, room);
 
     let is_ours = |w: &Weights<'_>| prepared(w.dtype) == kind && w.n > 0;
     let outputs = Outputs(ys.as_mut_ptr().cast());
@@ -229,6 +256,7 @@ fn prepare<'a>(
     pool: &Pool,
     kind: Prepared,
     x: &'a [f32],
+    scales: Scales,
     m: usize,
     k: usize,
     room: &'a mut [u8],
@@ -240,7 +268,7 @@ fn prepare<'a>(
     let room = &mut room[..m * row_words * 4];
     let words = Disjoint::new(bytemuck::cast_slice_mut::<u8, u32>(&mut *room));
     // SAFETY: rows are disjoint.
-    let row = |i: usize| unsafe { prepare_row(isa, kind, &x[i * k..(i + 1) * k], m, i, &words, 0) };
+    let row = |i: usize| unsafe { prepare_row(isa, kind, &x[i * k..(i + 1) * k], scales, m, i, &words, 0) };
     if k == 0 {
     } else if m * k < PARALLEL_PREPARE || m == 1 {
         (0..m).for_each(row);
@@ -265,7 +293,16 @@ fn row_layout(kind: Prepared, k: usize) -> (usize, usize) {
 ///
 /// # Safety
 /// No two calls at a time write the same row.
-unsafe fn prepare_row(isa: Isa, kind: Prepared, x: &[f32], m: usize, i: usize, words: &Disjoint<'_, u32>, base: usize) {
+unsafe fn prepare_row(
+    isa: Isa,
+    kind: Prepared,
+    x: &[f32],
+    scales: Scales,
+    m: usize,
+    i: usize,
+    words: &Disjoint<'_, u32>,
+    base: usize,
+) {
     let (row_words, terms) = row_layout(kind, x.len());
     let slice = if m <= leaf::FEW { terms } else { tile::SLICE_BLOCKS };
     let part = |begin: usize, len: usize| {
@@ -275,10 +312,11 @@ unsafe fn prepare_row(isa: Isa, kind: Prepared, x: &[f32], m: usize, i: usize, w
     };
     match kind {
         Prepared::Int8 { parts } => {
+            let given = (scales == Scales::OfRows).then(|| activations::greatest(x));
             for (s, x) in x.chunks(slice * PART).enumerate() {
                 let len = x.len() / PART;
                 let room = part(s * slice * m + i * len, len);
-                activations::quantize(isa, x, parts, bytemuck::cast_slice_mut(room));
+                activations::quantize(isa, x, parts, given, bytemuck::cast_slice_mut(room));
             }
         }
         Prepared::Bf16 => activations::pair_bf16(isa, x, part(i * terms, terms)),

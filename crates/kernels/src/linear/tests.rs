@@ -77,7 +77,7 @@ fn any_weights(dtype: Dtype, n: usize, k: usize, noise: &mut Noise) -> Vec<u8> {
 fn product(isa: Isa, threads: usize, w: Weights<'_>, x: &[f32], m: usize) -> Vec<f32> {
     let mut y = vec![f32::from_bits(0x7fc0_1234); m * w.n];
     let mut scratch = vec![0xa5; linear_scratch(w.dtype, m, w.n, w.k, threads)];
-    run(isa, &Pool::new(threads), &[w], x, m, &mut [&mut y], &mut scratch);
+    run(isa, &Pool::new(threads), &[w], x, Scales::OfBlocks, m, &mut [&mut y], &mut scratch);
     y
 }
 
@@ -105,7 +105,7 @@ fn used(dtype: Dtype, x: &[f32]) -> Vec<f32> {
         Prepared::Bf16 => x.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect(),
         Prepared::Int8 { parts } => {
             let mut blocks: Vec<Activations> = bytemuck::zeroed_vec(x.len() / PART);
-            activations::quantize(Isa::Portable, x, parts, &mut blocks);
+            activations::quantize(Isa::Portable, x, parts, None, &mut blocks);
             blocks.iter().flat_map(|b| b.codes.map(|c| f32::from(c) * b.scale)).collect()
         }
     }
@@ -155,7 +155,7 @@ fn block_products_equal_the_law_in_plain_numbers() {
         let w = Weights { dtype, bytes: &bytes, n, k };
         let x = noise.values(m * k);
         let mut blocks: Vec<Activations> = bytemuck::zeroed_vec(m * k / PART);
-        activations::quantize(Isa::Portable, &x, 1, &mut blocks);
+        activations::quantize(Isa::Portable, &x, 1, None, &mut blocks);
         let mut want = vec![0f32; m * n];
         for i in 0..m {
             for j in 0..n {
@@ -186,7 +186,7 @@ fn products_with_scales_of_sub_blocks_equal_the_law_in_plain_numbers() {
     let w = Weights { dtype: Dtype::Q4_K, bytes: &bytes, n, k };
     let x = noise.values(m * k);
     let mut parts: Vec<Activations> = bytemuck::zeroed_vec(m * k / PART);
-    activations::quantize(Isa::Portable, &x, 8, &mut parts);
+    activations::quantize(Isa::Portable, &x, 8, None, &mut parts);
     let mut want = vec![0f32; m * n];
     for (i, parts) in parts.chunks_exact(k / PART).enumerate() {
         for (j, row) in bytes.chunks_exact(k / 256 * 144).enumerate() {
@@ -226,7 +226,7 @@ fn products_with_floats_as_scales_of_sub_blocks_equal_the_law_in_plain_numbers()
     let w = Weights { dtype, bytes: &bytes, n, k };
     let x = noise.values(m * k);
     let mut parts: Vec<Activations> = bytemuck::zeroed_vec(m * k / PART);
-    activations::quantize(Isa::Portable, &x, 2, &mut parts);
+    activations::quantize(Isa::Portable, &x, 2, None, &mut parts);
     let mut want = vec![0f32; m * n];
     for (i, parts) in parts.chunks_exact(k / PART).enumerate() {
         for (j, row) in bytes.chunks_exact(k / 64 * 36).enumerate() {
@@ -558,6 +558,53 @@ fn grouped_products_give_each_row_what_its_matrix_gives_alone() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn under_one_scale_a_row_integers_are_multiplied_as_they_are() {
+    let mut noise = Noise(77);
+    for (m, k) in [(1, 256), (3, 1024), (40, 512)] {
+        // Integers times a scale of the row, the largest of them 127.
+        let mut x: Vec<f32> = Vec::new();
+        let mut codes: Vec<f64> = Vec::new();
+        for _ in 0..m {
+            let step = noise.value().abs() + 0.01;
+            let mut row: Vec<i64> = (0..k).map(|_| (noise.bits() % 40) as i64 - 20).collect();
+            row[noise.bits() as usize % k] = 127;
+            x.extend(row.iter().map(|q| *q as f32 * step));
+            codes.extend(row.iter().map(|q| *q as f64 * f64::from(step)));
+        }
+        for dtype in [Dtype::TQ2_0, Dtype::TQ1_0, Dtype::Q8_0, Dtype::Q4_K] {
+            let n = 37;
+            let bytes = any_weights(dtype, n, k, &mut noise);
+            let mut w = vec![0.0; n * k];
+            format(dtype).decode(k, &bytes, &mut w).expect("blocks");
+            let weights = Weights { dtype, bytes: &bytes, n, k };
+            let mut first: Option<Vec<f32>> = None;
+            for (isa, threads) in sets().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+                let mut y = vec![f32::NAN; m * n];
+                let mut scratch = vec![0; linear_scratch(dtype, m, n, k, threads)];
+                run(isa, &Pool::new(threads), &[weights], &x, Scales::OfRows, m, &mut [&mut y], &mut scratch);
+                for (i, y) in y.iter().enumerate() {
+                    let (row, column) = (i / n, i % n);
+                    let terms = || codes[row * k..][..k].iter().zip(&w[column * k..][..k]);
+                    let want: f64 = terms().map(|(x, w)| x * f64::from(*w)).sum();
+                    let sum: f64 = terms().map(|(x, w)| (x * f64::from(*w)).abs()).sum();
+                    assert!((f64::from(*y) - want).abs() <= 2e-6 * sum + 1e-30, "{dtype} {m} {k}: {y} {want}");
+                }
+                let bits = bits(&y);
+                match &first {
+                    None => first = Some(y),
+                    Some(first) => assert_eq!(bits, self::bits(first), "{dtype} {isa:?} {threads}"),
+                }
+            }
+            // A row alone is the row of the whole.
+            let mut y = vec![0.0; n];
+            let mut scratch = vec![0; linear_scratch(dtype, 1, n, k, 1)];
+            linear_by_row(&Pool::new(1), weights, &x[(m - 1) * k..], 1, &mut y, &mut scratch);
+            assert_eq!(bits(&y), bits(&first.expect("ran")[(m - 1) * n..]), "{dtype}: the last of {m} rows");
         }
     }
 }

@@ -103,16 +103,14 @@ fn config(
         channel: ChannelConfig::Glu { hidden, activation: Default::default(), bias },
     };
     Ok(ModelConfig {
-        vocab_size: vocab_size(m, arch, tensors)?,
-        d_model,
-        max_context: needed(m, &key("context_length"))?,
-        layers: vec![layer; layers],
         norm_eps,
         tie_embeddings: !tensors.contains_key("lm_head.weight"),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            vocab_size(m, arch, tensors)?,
+            d_model,
+            needed(m, &key("context_length"))?,
+            vec![layer; layers],
+        )
     })
 }
 

@@ -64,16 +64,14 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
     let epsilon = format!("{ARCHITECTURE}.attention.layer_norm_rms_epsilon");
     let layer = LayerConfig { mixer: MixerConfig::Mamba(mamba), channel: ChannelConfig::None };
     let config = ModelConfig {
-        vocab_size,
-        d_model: needed(m, "embedding_length")?,
-        max_context: needed(m, "context_length")?,
-        layers: vec![layer; layers],
         norm_eps: m.find::<f64>(&epsilon)?.unwrap_or(1e-5),
         tie_embeddings: !tensors.contains_key("lm_head.weight"),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            vocab_size,
+            needed(m, "embedding_length")?,
+            needed(m, "context_length")?,
+            vec![layer; layers],
+        )
     };
     Ok(Checkpoint { config, tensors, unread: Vec::new(), assembled: BTreeMap::new(), naming: &NAMING })
 }

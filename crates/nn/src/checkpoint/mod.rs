@@ -60,7 +60,10 @@ pub enum CheckpointError {
         shape: Vec<usize>,
     },
     /// A weight is stored in a type that layers do not compute with.
-    #[error("{file}: tensor {name} is stored as {found}; weights in F32, F16, BF16 or a block format are needed")]
+    #[error(
+        "{file}: tensor {name} is stored as {found}; weights in F32, F16, BF16 or a block format are needed: memwall quantize \
+         unpacks what the hub packs"
+    )]
     Type {
         /// The file.
         file: String,

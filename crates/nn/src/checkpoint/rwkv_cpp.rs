@@ -83,16 +83,10 @@ pub(super) fn open(container: &Container) -> Result<Checkpoint, CheckpointError>
         layers.push(LayerConfig { mixer: file.channel_mix(2 * i + 1)?, channel: ChannelConfig::None });
     }
     let config = ModelConfig {
-        vocab_size,
-        d_model,
-        max_context: CONTEXT,
-        layers,
         norm_eps: NORM_EPS,
-        tie_embeddings: false,
-        logit_softcap: None,
-        learned_positions: false,
         norm: NormKind::Layer,
         embedding_norm: true,
+        ..ModelConfig::new(vocab_size, d_model, CONTEXT, layers)
     };
     Ok(Checkpoint { config, tensors, unread: Vec::new(), assembled: BTreeMap::new(), naming: &NAMING })
 }

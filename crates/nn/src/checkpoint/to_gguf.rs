@@ -163,6 +163,10 @@ impl Shared<'_> {
 
 /// The architecture that a model is of, if it has nothing that the architecture has not.
 fn shared(config: &ModelConfig) -> Option<Shared<'_>> {
+    if config.quantization.is_some() {
+        // Other engines do not round what layers read as memwall does.
+        return None;
+    }
     alike(config).or_else(|| lfm2(config))
 }
 
@@ -260,16 +264,8 @@ mod tests {
     fn model(attention: AttentionConfig) -> ModelConfig {
         let channel = ChannelConfig::Glu { hidden: 32, activation: Activation::Silu, bias: false };
         ModelConfig {
-            vocab_size: 9,
-            d_model: 16,
-            max_context: 64,
-            layers: vec![LayerConfig { mixer: MixerConfig::Attention(attention), channel }],
             norm_eps: 1e-6,
-            tie_embeddings: false,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
+            ..ModelConfig::new(9, 16, 64, vec![LayerConfig { mixer: MixerConfig::Attention(attention), channel }])
         }
     }
 

@@ -335,6 +335,7 @@ impl AttentionConfig {
         let o = self.gate(g, types, name, GatePosition::AfterAttention, h, x, o)?;
         let o = ops::reshape(g, o, [rows, (h * d).into()])?;
         seqs.set_memory(seqs.layer(), o);
+        let o = types.sub_norm(g, &format!("{name}.attn_sub_norm"), o)?;
         let y = linear(g, types, &format!("{name}.o_proj"), o, d_model, self.o_bias)?;
         let one_head = ops::reshape(g, y, [rows, 1.into(), d_model.into()])?;
         let y = self.gate(g, types, name, GatePosition::AfterOutput, 1, x, one_head)?;

@@ -78,7 +78,17 @@ pub fn transform(name: &str) -> Result<&'static dyn Transform, String> {
     }
 }
 
+const ROUNDS: &str = "its linear layers round what they multiply";
+
 impl Subject<'_> {
+    /// Refuses models that round what their layers multiply: a rounding commutes with no factor and no rotation.
+    fn does_not_round(&self, transform: &dyn Transform) -> Result<(), QuantizeError> {
+        match self.model.checkpoint().config.quantization {
+            None => Ok(()),
+            Some(_) => Err(QuantizeError::Transform { transform: transform.name(), block: 0, why: ROUNDS.into() }),
+        }
+    }
+
     fn text(&self, transform: &dyn Transform) -> Result<CalibrationText<'_>, QuantizeError> {
         self.text.ok_or(QuantizeError::NoText { transform: transform.name() })
     }

@@ -96,18 +96,7 @@ mod tests {
 
     #[test]
     fn edits_follow_one_another() {
-        let config: ModelConfig = ModelConfig {
-            vocab_size: 1,
-            d_model: 2,
-            max_context: 1,
-            layers: Vec::new(),
-            norm_eps: 1e-5,
-            tie_embeddings: true,
-            logit_softcap: None,
-            learned_positions: false,
-            norm: Default::default(),
-            embedding_norm: false,
-        };
+        let config: ModelConfig = ModelConfig { tie_embeddings: true, ..ModelConfig::new(1, 2, 1, Vec::new()) };
         let mut rewrite = Rewrite::of(&config);
         rewrite.edit("w", Edit::Rows(vec![2.0, 3.0]));
         rewrite.edit("w", Edit::Columns(vec![1.0, 10.0]));

@@ -29,6 +29,7 @@ impl Transform for RotateHeads {
     }
 
     fn rewrite(&self, subject: &Subject<'_>) -> Result<Rewrite, QuantizeError> {
+        subject.does_not_round(self)?;
         let config = &subject.model.checkpoint().config;
         let mut rewrite = Rewrite::of(config);
         for (i, layer) in config.layers.iter().enumerate() {

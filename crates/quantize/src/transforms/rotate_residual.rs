@@ -34,6 +34,7 @@ impl Transform for RotateResidual {
     }
 
     fn rewrite(&self, subject: &Subject<'_>) -> Result<Rewrite, QuantizeError> {
+        subject.does_not_round(self)?;
         let config = &subject.model.checkpoint().config;
         let rotation = Hadamard::new(config.d_model, Hadamard::largest_block(config.d_model), self.seed)?;
         let mut rewrite = Rewrite::of(config);

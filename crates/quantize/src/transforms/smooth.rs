@@ -30,6 +30,7 @@ impl Transform for Smooth {
     }
 
     fn rewrite(&self, subject: &Subject<'_>) -> Result<Rewrite, QuantizeError> {
+        subject.does_not_round(self)?;
         let config = &subject.model.checkpoint().config;
         let text = subject.text(self)?;
         let mut run = Calibration::new(subject.model, text, Collect::Squares, subject.threads, subject.budget)?;

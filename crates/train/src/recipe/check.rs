@@ -1,5 +1,7 @@
 //! What types cannot say of a recipe: ranges, and keys that need each other.
 
+use memwall_nn::ModelConfig;
+
 use super::Recipe;
 
 /// A key and what is wrong with it.
@@ -26,6 +28,7 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), Wrong> {
     train(recipe)?;
     optimizer(recipe)?;
     distillation(recipe)?;
+    quantization(recipe)?;
     sample(recipe)
 }
 
@@ -87,6 +90,18 @@ fn distillation(recipe: &Recipe) -> Result<(), Wrong> {
     }
     number("distillation.temperature", d.temperature, "a number above 0", d.temperature > 0.0)?;
     number("distillation.weight", d.weight, "above 0 and at most 1", d.weight > 0.0 && d.weight <= 1.0)
+}
+
+fn quantization(recipe: &Recipe) -> Result<(), Wrong> {
+    let Some(quantization) = &recipe.quantization else { return Ok(()) };
+    quantization.check("quantization").map_err(|e| (e.key, e.problem))?;
+    let Some(model) = &recipe.model else { return Ok(()) };
+    if model.quantization.is_some() {
+        return wrong("quantization", "is there twice, as model.quantization too; one of them is enough");
+    }
+    // The model says which layers have weights that are not rounded.
+    let rounded = ModelConfig { quantization: Some(quantization.clone()), ..model.clone() };
+    rounded.check().map_err(|e| (format!("model.{}", e.key), e.problem))
 }
 
 fn sample(recipe: &Recipe) -> Result<(), Wrong> {

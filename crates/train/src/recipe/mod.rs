@@ -6,7 +6,7 @@ mod unknown_key;
 use std::path::{Path, PathBuf};
 
 use memwall_kernels::gemm::Compute;
-use memwall_nn::ModelConfig;
+use memwall_nn::{ModelConfig, QuantizationConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::distillation::DistillationOptions;
@@ -35,6 +35,9 @@ pub struct Recipe {
     /// A teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<DistillationRecipe>,
+    /// How linear layers of blocks round while they are trained; takes the place of what `from` says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationConfig>,
     /// Text that the model writes while it is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<SampleRecipe>,

@@ -36,6 +36,6 @@ pub fn options(data: &Path, out: &Path, threads: usize, resume: bool) -> Languag
         threads,
         budget: Budget::unlimited(),
         resume,
-        export: Dtype::F32,
+        export: Some(Dtype::F32),
     }
 }

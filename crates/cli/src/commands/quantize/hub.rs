@@ -21,6 +21,8 @@ const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
 const HEAD: &str = "lm_head.weight";
 const QUANTIZATION: &str = "quantization_config";
+/// What BitNet's says of norms before layers.
+const NORM: [&str; 2] = ["use_rms_norm", "rms_norm_eps"];
 /// What lies beside a model and goes where it goes.
 const COMPANIONS: [&str; 6] = [
     "tokenizer.json",
@@ -79,12 +81,24 @@ pub(super) fn unpacked(model: &Path, output: &Path) -> anyhow::Result<Option<Unp
         writer.write(bytemuck::cast_slice(&weight.decode(&container)?))?;
     }
     writer.finish()?;
+    if method["quant_method"] == "bitnet" {
+        // Weights are plain numbers now, their scales in them; layers still round what they read.
+        config.insert(QUANTIZATION.into(), offline(&method));
+    }
     let text = serde_json::to_string_pretty(&config)?;
     fs::write(folder.path().join(CONFIG), text).with_context(|| folder.path().display().to_string())?;
     copy_companions(container.folder(), folder.path())?;
     let quantized = weights.iter().filter(|w| !w.is_plain());
     let quantized = quantized.map(|w: &HubWeight| (w.name.clone(), w.stored_as())).collect();
     Ok(Some(Unpacked { folder, quantized }))
+}
+
+/// What an unpacked model of BitNet's says of itself.
+fn offline(method: &Value) -> Value {
+    let mut offline = method.clone();
+    offline["linear_class"] = json!("autobitlinear");
+    offline["quantization_mode"] = json!("offline");
+    offline
 }
 
 /// `weight_block_size`, if there is one.
@@ -109,9 +123,12 @@ fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {
 pub(super) fn write(model: &Model, scheme: Scheme, output: &Path, as_json: bool) -> anyhow::Result<()> {
     let (checkpoint, container) = (model.checkpoint(), model.container());
     let is_folder = container.format() == ContainerFormat::Safetensors;
+    if checkpoint.config.quantization.is_some() && scheme != Scheme::BitNet {
+        bail!("this model rounds what its layers read, which only --hub bitnet has a configuration for");
+    }
     let (mut config, half_split) = match is_folder {
         true => (own_config(container)?, None),
-        false => config_json(&checkpoint.config)?,
+        false => config_json(&checkpoint.config, scheme)?,
     };
     let form = half_split.as_ref().map(GgufForm::of);
     fs::create_dir_all(output).with_context(|| output.display().to_string())?;
@@ -147,7 +164,13 @@ pub(super) fn write(model: &Model, scheme: Scheme, output: &Path, as_json: bool)
         }
     }
     writer.finish()?;
-    config.insert(QUANTIZATION.into(), scheme.config(&kept));
+    let mut method = scheme.config(&kept);
+    if let Some(before) = config.get(QUANTIZATION).filter(|_| scheme == Scheme::BitNet) {
+        for key in NORM.iter().filter(|key| before.get(**key).is_some()) {
+            method[*key] = before[*key].clone();
+        }
+    }
+    config.insert(QUANTIZATION.into(), method);
     let text = serde_json::to_string_pretty(&config)? + "\n";
     fs::write(output.join(CONFIG), text).with_context(|| output.display().to_string())?;
     match is_folder {

@@ -1,13 +1,22 @@
 //! A model's configuration as `config.json` has it.
 
 use anyhow::bail;
-use memwall_nn::{AttentionConfig, ChannelConfig, GgufForm, MixerConfig, ModelConfig, RopeConfig, RopeScaling};
+use memwall_formats::hub::Scheme;
+use memwall_nn::{
+    Activation, AttentionConfig, ChannelConfig, GgufForm, MixerConfig, ModelConfig, QuantizationConfig, RopeConfig,
+    RopeScaling,
+};
 use serde_json::{Map, Value, json};
 
 /// The keys of a model of the families `llama`, `qwen2` or `qwen3`; and, where its rotary pairs lie side by side, the same
 /// model with the two channels of a pair half a head apart, which is how these families have them.
-pub(super) fn config_json(config: &ModelConfig) -> anyhow::Result<(Map<String, Value>, Option<ModelConfig>)> {
-    let half = half_split(config);
+///
+/// A model that rounds what its layers read is one of `bitnet` where it has that family's norms, and stored by no other scheme.
+pub(super) fn config_json(
+    config: &ModelConfig,
+    scheme: Scheme,
+) -> anyhow::Result<(Map<String, Value>, Option<ModelConfig>)> {
+    let half = half_split(&without_rounding(config, scheme)?);
     let family = GgufForm::of(&half).architecture();
     let (Some(first), "llama" | "qwen2" | "qwen3") = (config.layers.first(), family) else {
         bail!("the hub has no configuration for this model: it is none of llama, qwen2 and qwen3");
@@ -22,7 +31,10 @@ pub(super) fn config_json(config: &ModelConfig) -> anyhow::Result<(Map<String, V
     if a.window.is_some() && family != "llama" {
         bail!("a sliding window in {family} is not written");
     }
+    let sub_norms = config.quantization.as_ref().is_some_and(|q| q.sub_norms);
     let (model_type, name) = match (family, a.window) {
+        ("llama", None) if sub_norms && !bias => ("bitnet", "BitNetForCausalLM"),
+        _ if sub_norms => bail!("the hub has norms before last products in llamas without windows and biases only"),
         ("llama", Some(_)) => ("mistral", "MistralForCausalLM"),
         ("llama", None) => ("llama", "LlamaForCausalLM"),
         ("qwen2", _) => ("qwen2", "Qwen2ForCausalLM"),
@@ -37,7 +49,7 @@ pub(super) fn config_json(config: &ModelConfig) -> anyhow::Result<(Map<String, V
     let mut keys = json!({
         "architectures": [name],
         "model_type": model_type,
-        "hidden_act": "silu",
+        "hidden_act": if has_squares(config) { "relu2" } else { "silu" },
         "hidden_size": config.d_model,
         "intermediate_size": hidden,
         "num_hidden_layers": config.layers.len(),
@@ -58,6 +70,7 @@ pub(super) fn config_json(config: &ModelConfig) -> anyhow::Result<(Map<String, V
 
 fn more(keys: &mut Value, model_type: &str, a: &AttentionConfig, rope: &RopeConfig, mlp_bias: bool) {
     match model_type {
+        "bitnet" => keys["attention_bias"] = json!(a.o_bias),
         "llama" => {
             keys["attention_bias"] = json!(a.o_bias);
             keys["mlp_bias"] = json!(mlp_bias);
@@ -78,6 +91,33 @@ fn more(keys: &mut Value, model_type: &str, a: &AttentionConfig, rope: &RopeConf
         }),
     };
     keys["rope_scaling"] = scaling;
+}
+
+/// The model without what the scheme's layers do anyway, BitNet's round what they read, and with the activation that llamas have.
+fn without_rounding(config: &ModelConfig, scheme: Scheme) -> anyhow::Result<ModelConfig> {
+    let mut plain = ModelConfig { quantization: None, ..config.clone() };
+    let Some(q) = &config.quantization else { return Ok(plain) };
+    let bitnet = QuantizationConfig { weights: None, ..QuantizationConfig::bitnet() };
+    if scheme != Scheme::BitNet || (QuantizationConfig { sub_norms: false, ..q.clone() }) != bitnet {
+        bail!(
+            "this model rounds what its layers read, which the hub has a configuration for in one case: activations in int8, \
+             weights by --hub bitnet"
+        );
+    }
+    if has_squares(config) {
+        for layer in &mut plain.layers {
+            if let ChannelConfig::Glu { activation, .. } = &mut layer.channel {
+                *activation = Activation::Silu;
+            }
+        }
+    }
+    Ok(plain)
+}
+
+/// Whether the model is one of BitNet's with their usual activation in every layer.
+fn has_squares(config: &ModelConfig) -> bool {
+    let squares = |c: &ChannelConfig| matches!(c, ChannelConfig::Glu { activation: Activation::Relu2, .. });
+    config.quantization.as_ref().is_some_and(|q| q.sub_norms) && config.layers.iter().all(|l| squares(&l.channel))
 }
 
 /// The model with rotary pairs half a head apart.

@@ -60,16 +60,14 @@ pub(super) fn config(
         LayerConfig { mixer, channel: moe.clone() }
     };
     Ok(ModelConfig {
-        vocab_size: vocab_size(m, arch, tensors)?,
-        d_model,
-        max_context: needed(m, &key("context_length"))?,
-        layers: (1..=layers(m, arch, tensors)?).map(layer).collect(),
         norm_eps,
         tie_embeddings: !tensors.contains_key("lm_head.weight"),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            vocab_size(m, arch, tensors)?,
+            d_model,
+            needed(m, &key("context_length"))?,
+            (1..=layers(m, arch, tensors)?).map(layer).collect(),
+        )
     })
 }
 

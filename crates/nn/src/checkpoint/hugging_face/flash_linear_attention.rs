@@ -125,17 +125,11 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
         };
         Ok(LayerConfig { mixer, channel: channel.clone() })
     };
+    let layers = (0..count).map(layer).collect::<Result<_, CheckpointError>>()?;
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context,
-        layers: (0..count).map(layer).collect::<Result<_, CheckpointError>>()?,
         norm_eps,
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(config.require("vocab_size")?, d_model, max_context, layers)
     })
 }
 

@@ -88,16 +88,14 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
     };
     let layers = layers(config, tensors)?;
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context,
-        layers: attends(config, layers)?.into_iter().enumerate().map(layer).collect(),
         norm_eps,
         tie_embeddings: tied(config)?,
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            config.require("vocab_size")?,
+            d_model,
+            max_context,
+            attends(config, layers)?.into_iter().enumerate().map(layer).collect(),
+        )
     })
 }
 

@@ -1,8 +1,8 @@
-//! Llama 2 and 3, Mistral, Qwen2 and Qwen3: one decoder that differs in biases, norms of q and k, and windows.
+//! Llama 2 and 3, Mistral, Qwen2, Qwen3 and BitNet b1.58: one decoder that differs in biases, norms of q and k, and windows.
 
 use super::super::CheckpointError;
 use super::config_json::ConfigJson;
-use super::{activation, head_dim, layers, rope};
+use super::{activation_or, head_dim, layers, rope};
 use crate::config::{ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
 use crate::mixers::attention::AttentionConfig;
 
@@ -13,6 +13,22 @@ pub(super) enum Family {
     Mistral,
     Qwen2,
     Qwen3,
+    BitNet,
+}
+
+impl Family {
+    /// Rotary positions where nothing is said.
+    fn rope(self) -> rope::Usual {
+        match self {
+            Family::BitNet => rope::Usual { theta: 500_000.0, ..rope::USUAL },
+            _ => rope::USUAL,
+        }
+    }
+
+    /// The activation where nothing is said.
+    fn activation(self) -> &'static str {
+        if self == Family::BitNet { "relu2" } else { "silu" }
+    }
 }
 
 pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Result<ModelConfig, CheckpointError> {
@@ -23,12 +39,12 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
     let kv_heads: usize = config.find("num_key_value_heads")?.unwrap_or(heads);
     let head_dim = head_dim(config, heads, d_model)?;
     let biases = match family {
-        Family::Llama | Family::Qwen3 => config.find("attention_bias")?.unwrap_or(false),
+        Family::Llama | Family::Qwen3 | Family::BitNet => config.find("attention_bias")?.unwrap_or(false),
         Family::Mistral | Family::Qwen2 => false,
     };
     let mlp_bias = family == Family::Llama && config.find("mlp_bias")?.unwrap_or(false);
     let attention = AttentionConfig {
-        rope: Some(rope::read(config, max_context, head_dim, rope::USUAL)?),
+        rope: Some(rope::read(config, max_context, head_dim, family.rope())?),
         qk_norm: family == Family::Qwen3,
         qk_norm_eps: norm_eps,
         qkv_bias: biases || family == Family::Qwen2,
@@ -36,7 +52,8 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
         ..AttentionConfig::new(heads, kv_heads, head_dim)
     };
     let hidden = config.require("intermediate_size")?;
-    let channel = ChannelConfig::Glu { hidden, activation: activation(config)?, bias: mlp_bias };
+    let channel =
+        ChannelConfig::Glu { hidden, activation: activation_or(config, family.activation())?, bias: mlp_bias };
     let layers = layers(config, tensors)?;
     let windows = windows(config, family, layers)?;
     let layer = |window| {
@@ -44,23 +61,21 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
         LayerConfig { mixer, channel: channel.clone() }
     };
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context,
-        layers: windows.into_iter().map(layer).collect(),
         norm_eps,
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            config.require("vocab_size")?,
+            d_model,
+            max_context,
+            windows.into_iter().map(layer).collect(),
+        )
     })
 }
 
 /// The window of each layer.
 fn windows(config: &ConfigJson, family: Family, layers: usize) -> Result<Vec<Option<usize>>, CheckpointError> {
     match family {
-        Family::Llama => Ok(vec![None; layers]),
+        Family::Llama | Family::BitNet => Ok(vec![None; layers]),
         Family::Mistral => Ok(vec![config.find("sliding_window")?; layers]),
         Family::Qwen2 | Family::Qwen3 => {
             let most: Option<usize> = config.find("sliding_window")?;

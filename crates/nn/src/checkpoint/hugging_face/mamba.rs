@@ -58,16 +58,9 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
     };
     let layer = LayerConfig { mixer: MixerConfig::Mamba(mamba), channel: ChannelConfig::None };
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context: CONTEXT,
-        layers: vec![layer; layers(config, tensors)?],
         norm_eps: config.find("layer_norm_epsilon")?.unwrap_or(1e-5),
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(true),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(config.require("vocab_size")?, d_model, CONTEXT, vec![layer; layers(config, tensors)?])
     })
 }
 

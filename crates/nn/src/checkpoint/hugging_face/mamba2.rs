@@ -67,16 +67,9 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
     });
     let layer = LayerConfig { mixer, channel: ChannelConfig::None };
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context: CONTEXT,
-        layers: vec![layer; layers(config, tensors)?],
         norm_eps,
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(config.require("vocab_size")?, d_model, CONTEXT, vec![layer; layers(config, tensors)?])
     })
 }
 

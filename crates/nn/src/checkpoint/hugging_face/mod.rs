@@ -1,5 +1,6 @@
 //! Hugging Face folders: `config.json` beside safetensors files, each family with its own keys and tensor names.
 
+mod bitnet;
 mod config_json;
 mod delta_net;
 mod experts;
@@ -24,7 +25,6 @@ use std::fs;
 use std::path::Path;
 
 use memwall_formats::{Container, FileError, TensorInfo};
-use serde_json::Value;
 
 use super::adapt::Adapt;
 use super::memwall::{ARCHITECTURE, CONFIG_KEY};
@@ -35,7 +35,7 @@ use config_json::ConfigJson;
 use llama::Family;
 
 /// The families, as errors name them.
-const KNOWN: &str = "llama, mistral, qwen2, qwen3, qwen3_next, phi4flash, hybrid_qwen3, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
+const KNOWN: &str = "llama, mistral, qwen2, qwen3, bitnet, qwen3_next, phi4flash, hybrid_qwen3, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
                      gated_deltanet, linear_attn, mamba, mamba2, rwkv and memwall";
 
 /// The file that says what the model is.
@@ -52,11 +52,7 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
     let json = ConfigJson::parse(file, json)?;
     let model_type: &str = json.require("model_type")?;
     causal(&json)?;
-    if let Some(method) = json.get("quantization_config") {
-        let method = method.get("quant_method").unwrap_or(&Value::Null);
-        let problem = format!("has quant_method {method}; weights in F32, F16 or BF16 are supported");
-        return Err(json.wrong("quantization_config", problem));
-    }
+    let quantization = bitnet::quantization(&json, model_type)?;
     let adapt = |naming| Adapt::new(file, naming, tensors);
     // Sizes that go together, before anything is cut by them.
     let checked = |config: ModelConfig| {
@@ -68,10 +64,14 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
         "mistral" => Some(Family::Mistral),
         "qwen2" => Some(Family::Qwen2),
         "qwen3" => Some(Family::Qwen3),
+        "bitnet" => Some(Family::BitNet),
         _ => None,
     };
     let (config, adapted) = match (family, model_type) {
-        (Some(family), _) => (llama::config(&json, family, tensors.len())?, adapt(&OWN)),
+        (Some(family), _) => {
+            let config = llama::config(&json, family, tensors.len())?;
+            (ModelConfig { quantization, ..config }, adapt(&OWN))
+        }
         (None, "mamba2") => {
             let config = mamba2::config(&json, tensors.len())?;
             let mut adapted = adapt(&mamba2::NAMING);
@@ -190,14 +190,20 @@ fn without_group(tensors: &mut BTreeMap<String, TensorInfo>, name: &str) {
 
 /// The activation of the MLP.
 fn activation(json: &ConfigJson) -> Result<Activation, CheckpointError> {
-    match json.find("hidden_act")?.unwrap_or("silu") {
+    activation_or(json, "silu")
+}
+
+/// The activation of the MLP, `usual` where nothing is said.
+fn activation_or(json: &ConfigJson, usual: &str) -> Result<Activation, CheckpointError> {
+    match json.find("hidden_act")?.unwrap_or(usual) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" => Ok(Activation::GeluErf),
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::Gelu),
         "relu" => Ok(Activation::Relu),
+        "relu2" => Ok(Activation::Relu2),
         other => Err(json.wrong(
             "hidden_act",
-            format!("is {other:?}; silu, swish, gelu, gelu_pytorch_tanh, gelu_new and relu are supported"),
+            format!("is {other:?}; silu, swish, gelu, gelu_pytorch_tanh, gelu_new, relu and relu2 are supported"),
         )),
     }
 }

@@ -79,16 +79,15 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
         },
     };
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context: config.require("max_position_embeddings")?,
-        layers: plan.layers().map_err(|e| config.wrong("num_hidden_layers", e.problem))?,
         norm_eps: config.find("layer_norm_eps")?.unwrap_or(1e-5),
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(true),
-        logit_softcap: None,
-        learned_positions: false,
         norm: NormKind::Layer,
-        embedding_norm: false,
+        ..ModelConfig::new(
+            config.require("vocab_size")?,
+            d_model,
+            config.require("max_position_embeddings")?,
+            plan.layers().map_err(|e| config.wrong("num_hidden_layers", e.problem))?,
+        )
     })
 }
 

@@ -78,16 +78,14 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
         LayerConfig { mixer, channel }
     };
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context,
-        layers: attends(config, layers)?.into_iter().zip(channels).map(layer).collect(),
         norm_eps,
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-        logit_softcap: None,
-        learned_positions: false,
-        norm: Default::default(),
-        embedding_norm: false,
+        ..ModelConfig::new(
+            config.require("vocab_size")?,
+            d_model,
+            max_context,
+            attends(config, layers)?.into_iter().zip(channels).map(layer).collect(),
+        )
     })
 }
 

@@ -58,16 +58,16 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
     let count = layers(config, tensors)?;
     let layer = |mixer: &MixerConfig| LayerConfig { mixer: mixer.clone(), channel: ChannelConfig::None };
     Ok(ModelConfig {
-        vocab_size: config.require("vocab_size")?,
-        d_model,
-        max_context: CONTEXT,
-        layers: (0..count).flat_map(|_| pair.iter().map(layer)).collect(),
         norm_eps: config.find("layer_norm_epsilon")?.unwrap_or(1e-5),
         tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-        logit_softcap: None,
-        learned_positions: false,
         norm: NormKind::Layer,
         embedding_norm: true,
+        ..ModelConfig::new(
+            config.require("vocab_size")?,
+            d_model,
+            CONTEXT,
+            (0..count).flat_map(|_| pair.iter().map(layer)).collect(),
+        )
     })
 }
 

@@ -7,6 +7,7 @@ mod cross_entropy;
 mod delta;
 mod distillation;
 mod encoded;
+mod fake_quantize;
 mod gla;
 mod layers;
 mod linear;
@@ -89,6 +90,7 @@ pub const ALL: &[&Operator] = &[
     &rows::SUM_ROWS,
     &rows::SUM_LAST,
     &adamw::ADAMW,
+    &fake_quantize::FAKE_QUANTIZE,
     &encoded::ENCODE,
     &encoded::DECODE,
 ];
