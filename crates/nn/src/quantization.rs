@@ -13,6 +13,7 @@ use memwall_graph::ops::int8_linear::Int8Linear;
 use memwall_graph::ops::linear::Linear;
 use memwall_graph::ops::low_bit_linear::{BackwardOperands, LowBitLinear};
 use memwall_graph::{Graph, GraphError, Value};
+use memwall_kernels::linear::reads_int8;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ChannelConfig, ConfigError, LayerConfig, MixerConfig};
@@ -199,7 +200,7 @@ impl Rounding {
             }
         }
         let integers = self.config.activations.is_some_and(|q| q.is_int8_by_row());
-        if integers && g.ty(w_hat).dtype.is_block() && g.elem() == Dtype::F32 {
+        if integers && reads_int8(g.ty(w_hat).dtype) && g.elem() == Dtype::F32 {
             return g.push1(Int8Linear { linear }, &[x_hat, w_hat]);
         }
         g.push1(linear, &[x_hat, w_hat])

@@ -416,7 +416,12 @@ impl Trainer {
             }
         }
         self.step_graph.check_finite(false);
-        let what = format!("{}{}", found?, weight.unwrap_or_default());
+        // An operator may refuse such a weight before any makes such a value.
+        let what = match (found, weight) {
+            (Some(found), weight) => format!("{found}{}", weight.unwrap_or_default()),
+            (None, Some(weight)) => weight.trim_start_matches("; ").to_owned(),
+            (None, None) => return None,
+        };
         Some(TrainError::NotFinite { step: self.steps, what })
     }
 }

@@ -4,14 +4,14 @@
 //! scale would be rounded anew there; here their integers are multiplied as they are.
 
 use memwall_formats::Dtype;
-use memwall_kernels::linear::{Weights, linear_by_row, linear_scratch};
+use memwall_kernels::linear::{Weights, linear_by_row, linear_scratch, reads_int8};
 
 use super::linear::Linear;
 use crate::io::Io;
 use crate::op::{Cost, Gradient, NodeSizes, Op, Rows};
 use crate::shape::Type;
 
-/// y[.., N] = x[.., K] · W[N, K]ᵀ, W in a block format, x rounded to int8 by the largest magnitude of each row.
+/// y[.., N] = x[.., K] · W[N, K]ᵀ, W in blocks of integers, x rounded to int8 by the largest magnitude of each row.
 #[derive(Clone, Copy, Debug)]
 pub struct Int8Linear {
     /// The product as shapes and costs have it.
@@ -25,8 +25,8 @@ impl Op for Int8Linear {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         let [x, w] = inputs else { return Err("it needs an input and a weight".into()) };
-        if !w.dtype.is_block() || x.dtype != Dtype::F32 {
-            return Err(format!("{x} and weights {w}; F32 and weights in blocks are needed"));
+        if !reads_int8(w.dtype) || x.dtype != Dtype::F32 {
+            return Err(format!("{x} and weights {w}; F32 and weights in blocks of integers are needed"));
         }
         self.linear.infer(inputs)
     }

@@ -83,6 +83,11 @@ fn prepared(dtype: Dtype) -> Prepared {
     }
 }
 
+/// Whether weights of this format are multiplied with integers of eight bits.
+pub fn reads_int8(dtype: Dtype) -> bool {
+    matches!(prepared(dtype), Prepared::Int8 { .. })
+}
+
 /// Bytes of prepared x, a multiple of [`ALIGN`].
 fn prepared_bytes(kind: Prepared, m: usize, k: usize) -> usize {
     let bytes = match kind {

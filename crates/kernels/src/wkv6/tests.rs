@@ -262,6 +262,6 @@ fn bad_inputs_are_refused_by_name() {
     for bad in [f32::NAN, 0.5, f32::NEG_INFINITY] {
         let mut g = case.g.clone();
         g[9] = bad;
-        refused(wkv, Wkv6Inputs { log_decay: &g, ..case.inputs() }, "element 9 (token 1)");
+        refused(wkv, Wkv6Inputs { log_decay: &g, ..case.inputs() }, "log-gate 9 (token 1)");
     }
 }

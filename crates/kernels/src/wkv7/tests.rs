@@ -329,5 +329,5 @@ fn bad_inputs_are_refused_by_name() {
     refused(wkv, Wkv7Inputs { initial_state: Some(&[1.0]), ..case.inputs() }, "initial_state");
     let mut g = case.g.clone();
     g[9] = f32::NAN;
-    refused(wkv, Wkv7Inputs { log_decay: &g, ..case.inputs() }, "element 9 (token 1)");
+    refused(wkv, Wkv7Inputs { log_decay: &g, ..case.inputs() }, "log-gate 9 (token 1)");
 }

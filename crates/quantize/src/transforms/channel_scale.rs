@@ -25,6 +25,7 @@ impl Transform for ChannelScale {
     }
 
     fn rewrite(&self, subject: &Subject<'_>) -> Result<Rewrite, QuantizeError> {
+        subject.does_not_round(self)?;
         let config = &subject.model.checkpoint().config;
         let mut rewrite = Rewrite::of(config);
         for i in 0..config.layers.len() {
