@@ -7,6 +7,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bmojo;
 pub mod cast;
 pub mod conv1d;
 pub mod cross_entropy;

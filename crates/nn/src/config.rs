@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channels::moe::MoeConfig;
 use crate::mixers::attention::AttentionConfig;
+use crate::mixers::bmojo::BmojoConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gated_associative::GatedAssociativeConfig;
 use crate::mixers::gated_kalmanet::GatedKalmanetConfig;
@@ -96,6 +97,8 @@ pub struct LayerConfig {
 pub enum MixerConfig {
     /// Softmax attention, with or without gate, window, norms of q and k, biases.
     Attention(AttentionConfig),
+    /// B'MOJO: one softmax over a window, a fading memory and old tokens that it failed to predict.
+    Bmojo(BmojoConfig),
     /// Gated linear attention.
     Gla(GlaConfig),
     /// The gated delta rule: DeltaNet, Gated DeltaNet, or with gates by channel.

@@ -26,6 +26,7 @@ pub use checkpoint::{Assembly, Change, Checkpoint, CheckpointError, Extent};
 pub use config::{Activation, ChannelConfig, ConfigError, LayerConfig, MixerConfig, ModelConfig, NormKind};
 pub use correction::{CorrectionConfig, CorrectionGate, GATE, GateSchedule};
 pub use mixers::attention::{AttentionConfig, GateActivation, GateConfig, GateOperation, GatePosition, Granularity};
+pub use mixers::bmojo::{BmojoConfig, EideticConfig, EideticRope};
 pub use mixers::decay::DecayForm;
 pub use mixers::delta_net::{DeltaForm, DeltaGate, DeltaNetConfig};
 pub use mixers::differential::DifferentialConfig;

@@ -20,6 +20,7 @@ impl MixerConfig {
     pub fn mixer(&self) -> &dyn Mixer {
         match self {
             MixerConfig::Attention(m) => m,
+            MixerConfig::Bmojo(m) => m,
             MixerConfig::Gla(m) => m,
             MixerConfig::DeltaNet(m) => m,
             MixerConfig::GatedKalmanet(m) => m,
@@ -47,6 +48,7 @@ impl MixerConfig {
     pub fn check(&self, key: &str) -> Result<(), ConfigError> {
         match self {
             MixerConfig::Attention(m) => m.check(key),
+            MixerConfig::Bmojo(m) => m.check(key),
             MixerConfig::Gla(m) => m.check(key),
             MixerConfig::DeltaNet(m) => m.check(key),
             MixerConfig::GatedKalmanet(m) => m.check(key),
@@ -76,6 +78,7 @@ impl MixerConfig {
             | MixerConfig::LinearAttention(_)
             | MixerConfig::Retention(_)
             | MixerConfig::Hgrn2(_) => "attn",
+            MixerConfig::Bmojo(_) => "bmojo",
             MixerConfig::GatedKalmanet(_) => "gka",
             MixerConfig::Mamba2(_) => "mixer",
             MixerConfig::Mlstm(_) => "mlstm",

@@ -74,6 +74,8 @@ pub struct Sequences {
     tables: RefCell<Vec<(RopeConfig, usize, Value)>>,
     /// What layers have handed to later ones.
     shared: RefCell<Vec<(Shared, Value)>>,
+    /// What layers add to a loss.
+    losses: RefCell<Vec<Value>>,
     /// The layer that is being added.
     layer: Cell<usize>,
 }
@@ -93,8 +95,8 @@ impl Sequences {
     }
 
     fn of(ids: Value, positions: Value, kept: Kept, tokens: Dim) -> Sequences {
-        let (tables, shared, layer) = (RefCell::default(), RefCell::default(), Cell::default());
-        Sequences { ids, positions, kept, tokens, tables, shared, layer }
+        let (tables, shared, losses, layer) = Default::default();
+        Sequences { ids, positions, kept, tokens, tables, shared, losses, layer }
     }
 
     /// Rows that continue up to `slots` sequences of up to `context` tokens; up to `step` rows at a time.
@@ -171,6 +173,16 @@ impl Sequences {
         self.layer.get()
     }
 
+    /// Losses `[1]` of layers so far, each with its weight: what training adds to the loss of the model's task.
+    pub fn losses(&self) -> Vec<Value> {
+        self.losses.borrow().clone()
+    }
+
+    /// Says that training also lowers `loss` `[1]`.
+    pub(crate) fn add_loss(&self, loss: Value) {
+        self.losses.borrow_mut().push(loss);
+    }
+
     /// Hands a value to later layers of the same graph; a later one of that name takes its place.
     pub(crate) fn share(&self, what: Shared, value: Value) {
         let mut shared = self.shared.borrow_mut();
@@ -222,7 +234,7 @@ impl Sequences {
         let visible = match &self.kept {
             Kept::Whole { .. } => KeyValues { k, v },
             Kept::Slots { rows, kv, rollback, .. } => {
-                let policy = policy(kernel.window.0.map(|left| left + 1), *kv, *rollback);
+                let policy = policy(kept_window(kernel), *kv, *rollback);
                 let kept = policy.write(g, &layer(name, kernel), rows, k, v)?;
                 KeyValues { k: kept.k, v: kept.v }
             }
@@ -253,15 +265,29 @@ impl Sequences {
     /// # Errors
     /// If an operator refuses its inputs.
     pub fn attend(&self, g: &mut Graph, kernel: &Kernel, q: Value, visible: KeyValues) -> Result<Value, GraphError> {
+        Ok(self.attend_with_lse(g, kernel, q, visible)?.0)
+    }
+
+    /// [`Sequences::attend`], and the log-sum-exp of each row, [H, N].
+    ///
+    /// # Errors
+    /// If an operator refuses its inputs.
+    pub fn attend_with_lse(
+        &self,
+        g: &mut Graph,
+        kernel: &Kernel,
+        q: Value,
+        visible: KeyValues,
+    ) -> Result<(Value, Value), GraphError> {
         let KeyValues { k, v } = visible;
         match &self.kept {
             Kept::Whole { cu_seqlens } => {
                 let made = g.push(Attention::new(*kernel), &[q, k, v, *cu_seqlens])?;
-                Ok(made[0])
+                Ok((made[0], made[1]))
             }
             Kept::Slots { rows, kv, rollback, .. } => {
-                let policy = policy(kernel.window.0.map(|left| left + 1), *kv, *rollback);
-                Ok(policy.attend(g, kernel, memwall_cache::Kept { k, v }, rows, q)?.0)
+                let policy = policy(kept_window(kernel), *kv, *rollback);
+                policy.attend(g, kernel, memwall_cache::Kept { k, v }, rows, q)
             }
         }
     }
@@ -271,11 +297,16 @@ impl Sequences {
         match &self.kept {
             Kept::Whole { .. } => 0,
             Kept::Slots { rows, kv, rollback, .. } => {
-                let policy = policy(kernel.window.0.map(|left| left + 1), *kv, *rollback);
+                let policy = policy(kept_window(kernel), *kv, *rollback);
                 policy.bytes(&layer(name, kernel), tokens, rows.step)
             }
         }
     }
+}
+
+/// Tokens that a layer's cache must hold; all if there is no window.
+fn kept_window(kernel: &Kernel) -> Option<usize> {
+    kernel.window.0.map(|left| left.saturating_add(kernel.lag).saturating_add(1))
 }
 
 fn layer(name: &str, kernel: &Kernel) -> KvLayer {

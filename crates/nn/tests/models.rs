@@ -9,12 +9,12 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig, DifferentialConfig,
-    FeatureMap, GateConfig, GatedAssociativeConfig, GatedKalmanetConfig, GatedMemoryUnitConfig, GlaConfig, GlaForm,
-    Hgrn2Config, LayerConfig, LinearAttentionConfig, LowerBound, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig,
-    ModelConfig, MoeConfig, NormKind, Paths, RetentionConfig, RidgeForm, RopeConfig, Rwkv4Config, Rwkv5Config,
-    Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig, SambaYConfig, Scores, Sequences, SharedExpert, ShortConvConfig,
-    TokenMix, WeightTypes,
+    AttentionConfig, BmojoConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig,
+    DifferentialConfig, EideticConfig, EideticRope, FeatureMap, GateConfig, GatedAssociativeConfig,
+    GatedKalmanetConfig, GatedMemoryUnitConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig,
+    LowerBound, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, MoeConfig, NormKind, Paths,
+    RetentionConfig, RidgeForm, RopeConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig,
+    SambaYConfig, Scores, Sequences, SharedExpert, ShortConvConfig, TokenMix, WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -51,6 +51,7 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
     let (chunked, recurrent) = (Some(DeltaForm::Chunked), Some(DeltaForm::Recurrent));
     let mut all = decaying();
     all.extend(kalmanets());
+    all.extend(bmojos());
     all.extend([
         ("gated delta net, chosen form", MixerConfig::DeltaNet(delta(DeltaGate::Head, None))),
         ("gated delta net, chunked", MixerConfig::DeltaNet(delta(DeltaGate::Head, chunked))),
@@ -142,6 +143,40 @@ fn kalmanets() -> Vec<(&'static str, MixerConfig)> {
         ("gated kalmanet, bare", bare),
     ];
     all.map(|(name, config)| (name, MixerConfig::GatedKalmanet(config))).to_vec()
+}
+
+/// B'MOJO with each fading memory, with and without a buffer, of windows that sequences of 6 and 5 tokens reach beyond.
+fn bmojos() -> Vec<(&'static str, MixerConfig)> {
+    let mamba = || MixerConfig::Mamba2(Mamba2Config::new(4, 6, 5));
+    let gka = MixerConfig::GatedKalmanet(GatedKalmanetConfig { num_iter: 140, ..GatedKalmanetConfig::new(2, 6) });
+    let plain = |window, ssm| BmojoConfig::new(4, 2, 6, window, ssm);
+    let turned = BmojoConfig { rope: Some(RopeConfig::default()), ..plain(1, mamba()) };
+    let eidetic = Some(EideticConfig::new(2));
+    let all = [
+        ("bmojo-f, gated kalmanet below", plain(3, gka)),
+        (
+            "bmojo-f, delta net, turned",
+            BmojoConfig { ssm: Box::new(MixerConfig::DeltaNet(DeltaNetConfig::new(2, 6, 10))), ..turned.clone() },
+        ),
+        ("bmojo-f, untied, normalized", BmojoConfig { tie_attn_weights: false, qk_norm: true, ..turned.clone() }),
+        ("bmojo, buffer", BmojoConfig { eidetic, ..plain(1, mamba()) }),
+        ("bmojo, buffer, distances clipped", BmojoConfig { eidetic, qk_norm: true, ..turned.clone() }),
+        (
+            "bmojo, threshold, untied, buffer not turned",
+            BmojoConfig {
+                tie_attn_weights: false,
+                eidetic: Some(EideticConfig {
+                    threshold: Some(0.3),
+                    predictor_len: 2,
+                    rope: EideticRope::None,
+                    ..EideticConfig::new(3)
+                }),
+                window_size: 2,
+                ..turned
+            },
+        ),
+    ];
+    all.map(|(name, config)| (name, MixerConfig::Bmojo(config))).to_vec()
 }
 
 /// Memories without or with decay by head, and HGRN2's by channel, in each form.
@@ -411,6 +446,12 @@ fn wrong_sizes_of_linear_memories_are_refused_by_key() {
         change(&mut config);
         MixerConfig::GatedKalmanet(config)
     };
+    let bmojo = |change: &dyn Fn(&mut BmojoConfig)| {
+        let ssm = MixerConfig::Mamba2(Mamba2Config::new(4, 6, 5));
+        let mut config = BmojoConfig { rope: Some(RopeConfig::default()), ..BmojoConfig::new(4, 2, 6, 8, ssm) };
+        change(&mut config);
+        MixerConfig::Bmojo(config)
+    };
     let cases = [
         (MixerConfig::LinearAttention(LinearAttentionConfig { normalize: true, ..linear.clone() }), "normalize"),
         (MixerConfig::LinearAttention(LinearAttentionConfig { key_width: 0, ..linear.clone() }), "key_width"),
@@ -443,6 +484,31 @@ fn wrong_sizes_of_linear_memories_are_refused_by_key() {
         ),
         (MixerConfig::Mlstm(MlstmConfig { gate_soft_cap: Some(0.0), ..MlstmConfig::new(2, 6, 10) }), "gate_soft_cap"),
         (MixerConfig::Mlstm(MlstmConfig::new(usize::MAX, 6, 10)), "heads"),
+        (bmojo(&|c| c.window_size = 0), "window_size"),
+        (bmojo(&|c| c.heads = 3), "heads"),
+        (bmojo(&|c| c.head_dim = 5), "rope"),
+        (bmojo(&|c| *c.ssm = MixerConfig::Attention(attention())), "ssm.kind"),
+        (bmojo(&|c| *c.ssm = MixerConfig::Mamba2(Mamba2Config::new(0, 6, 5))), "ssm.heads"),
+        (bmojo(&|c| c.eidetic = Some(EideticConfig::new(0))), "eidetic.size"),
+        (
+            bmojo(&|c| c.eidetic = Some(EideticConfig { predictor_len: 0, ..EideticConfig::new(1) })),
+            "eidetic.predictor_len",
+        ),
+        (
+            bmojo(&|c| c.eidetic = Some(EideticConfig { threshold: Some(f64::NAN), ..EideticConfig::new(1) })),
+            "eidetic.threshold",
+        ),
+        (
+            bmojo(&|c| c.eidetic = Some(EideticConfig { predictor_loss: -1.0, ..EideticConfig::new(1) })),
+            "eidetic.predictor_loss",
+        ),
+        (
+            bmojo(&|c| {
+                c.rope = Some(RopeConfig { frequency_factors: true, ..RopeConfig::default() });
+                c.eidetic = Some(EideticConfig::new(1));
+            }),
+            "eidetic.rope",
+        ),
         (kalmanet(&|c| c.ridge_strength = 0.0), "ridge_strength"),
         (kalmanet(&|c| c.ridge_strength = f64::NAN), "ridge_strength"),
         (kalmanet(&|c| c.num_iter = 1 << 40), "num_iter"),

@@ -7,6 +7,7 @@
 //! states begin with rates of 1 to S and the same time steps. RWKV's token shifts and decays rise over the channels of a
 //! layer, from short memories to long ones, as published; what varies there from layer to layer is left out. The vectors of
 //! differential attention are N(0, 0.1). A low-rank correction begins with B = 0 and A of deviation 1 / √inputs.
+//! B'MOJO's predictor begins with the last output.
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Memory, Source};
@@ -37,10 +38,14 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
         let shape: Vec<usize> = info.ty.shape.dims().iter().filter_map(|d| d.known()).collect();
         let values: Vec<f64> = if let Some(values) = recurrent(&info.name, &shape, stream) {
             values
-        } else if ["norm.weight", ".subln.weight", ".D"].iter().any(|end| info.name.ends_with(end)) {
+        } else if ["norm.weight", "norm_.weight", ".subln.weight", ".D"].iter().any(|end| info.name.ends_with(end)) {
             vec![1.0; n]
         } else if info.name.contains(".self_attn.lambda_") {
             (0..n as u64).map(|i| LAMBDA_DEVIATION * normal(stream, i)).collect()
+        } else if info.name.ends_with(".predictor.weight") {
+            // Of [taps, D]: the next output is the last one.
+            let width = info.ty.shape.width().unwrap_or(1);
+            (0..n).map(|i| if i < width { 1.0 } else { 0.0 }).collect()
         } else if info.name.ends_with("igate_proj.bias") {
             vec![INPUT_GATE; n]
         } else if info.name.ends_with("fgate_proj.bias") {

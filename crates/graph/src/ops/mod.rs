@@ -1,23 +1,27 @@
 //! The built-in operators, one file each, and short functions that add them to a graph.
 
 pub mod attention;
+pub mod bmojo;
 pub mod cache_write;
 pub mod cached_attention;
 pub mod conv1d;
 pub mod cross_entropy;
 pub mod delta;
 pub mod distillation;
+pub mod eidetic;
 pub mod embedding;
 pub mod experts;
 pub mod fake_quantize;
 pub mod feature_map;
 pub mod fill;
 pub mod gla;
+pub mod innovation;
 pub mod int8_linear;
 pub mod linear;
 pub mod low_bit_linear;
 pub mod matmul;
 pub mod max_sim;
+pub mod merge_attention;
 pub mod mlstm;
 pub mod norm;
 pub mod normalizer;

@@ -49,7 +49,7 @@ pub fn attention_cached_scratch(a: &Attention, rows: usize, context: usize, thre
 /// Attention of query rows over a cache that already holds their own keys: `o` `[N, H, V]` and `lse`
 /// `[H, N]` from q `[N, H, K]`.
 ///
-/// Row i sees positions up to `rows[i].position`, from `position − window.0` on if there is a
+/// Row i sees positions up to `rows[i].position` (less the lag), from `position − window.0` on if there is a
 /// window. The bits of a row depend on its query and the keys that it sees only, and are those of
 /// [`attention_forward`](super::attention_forward) over the same keys. Rows of one sequence that
 /// follow each other share the reading of keys.
@@ -77,7 +77,9 @@ pub fn attention_cached(
     assert_eq!(lse.len(), n * a.heads, "lse");
     assert_eq!(alibi_slopes.map_or(a.heads, <[f32]>::len), a.heads, "alibi_slopes");
     for row in rows {
-        let seen = a.window.0.map_or(row.position + 1, |left| (row.position + 1).min(left.saturating_add(1)));
+        let all = row.position + 1;
+        // With a lag, all positions back to the last one that is seen lie in the ring.
+        let seen = a.window.0.map_or(all, |left| all.min(left.saturating_add(a.lag).saturating_add(1)));
         for (view, width) in [(&k, a.key_width), (&v, a.value_width)] {
             assert!(seen <= view.capacity, "a row sees {seen} keys, the cache holds {}", view.capacity);
             view.assert_holds(row.sequence, view.capacity.min(row.position + 1), a.kv_heads * width);

@@ -67,6 +67,10 @@ pub struct Attention {
     pub causal: bool,
     /// Row at position p sees keys from p − left to p + right, both included; `None`: no bound.
     pub window: (Option<usize>, Option<usize>),
+    /// A row looks from so many positions before its own: causal mask, window and slopes are measured from there.
+    pub lag: usize,
+    /// The keys are some of those that a softmax is over: backward, O and L are those of all of them.
+    pub partial: bool,
     /// c: scores become c·tanh(score/c).
     pub softcap: Option<f64>,
     /// Slopes are passed, one a head: slope·|p − j| is taken off the score of key j.
@@ -89,6 +93,8 @@ impl Default for Attention {
             scale: 0.125,
             causal: false,
             window: (None, None),
+            lag: 0,
+            partial: false,
             softcap: None,
             alibi: false,
             dropout: 0.0,

@@ -40,7 +40,7 @@ struct Head<T> {
 impl<T: Real> Inputs<'_, T> {
     fn sees(&self, i: usize, j: usize, n: usize, m: usize) -> bool {
         let a = self.attention;
-        let (p, j) = (i as i64 + m as i64 - n as i64, j as i64);
+        let (p, j) = (i as i64 + m as i64 - n as i64 - a.lag as i64, j as i64);
         let causal = !a.causal || j <= p;
         let left = a.window.0.is_none_or(|l| j >= p - l as i64);
         let right = a.window.1.is_none_or(|r| j <= p + r as i64);
@@ -72,7 +72,7 @@ impl<T: Real> Inputs<'_, T> {
                     *score = (*score / T::of(c)).tanh() * T::of(c);
                 }
                 if let Some(slopes) = self.alibi_slopes {
-                    let distance = (i as i64 + m as i64 - n as i64 - j as i64).unsigned_abs();
+                    let distance = (i as i64 + m as i64 - n as i64 - a.lag as i64 - j as i64).unsigned_abs();
                     *score -= slopes[head] * T::of(distance as f64);
                 }
             }

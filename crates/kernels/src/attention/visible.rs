@@ -15,7 +15,7 @@ pub(super) struct Token {
     pub lo: usize,
     /// One past the last visible key; at least `lo`.
     pub hi: usize,
-    /// Position on the axis of keys; negative if the sequence has fewer keys than queries.
+    /// Position on the axis of keys that it looks from; negative if the sequence has fewer keys than queries, or it lags.
     pub position: i64,
     /// Index of the query in its sequence.
     pub query: usize,
@@ -24,7 +24,7 @@ pub(super) struct Token {
 impl Token {
     /// Query `query` of `n` over `m` keys.
     pub(super) fn new(a: &Attention, query: usize, n: usize, m: usize) -> Token {
-        let position = query as i64 + m as i64 - n as i64;
+        let position = query as i64 + m as i64 - n as i64 - a.lag as i64;
         let mut hi = m as i64;
         if a.causal {
             hi = hi.min(position + 1);

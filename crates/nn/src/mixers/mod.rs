@@ -1,6 +1,7 @@
 //! Token mixers, one file each.
 
 pub mod attention;
+pub mod bmojo;
 pub mod decay;
 pub mod delta_net;
 pub mod differential;

@@ -356,7 +356,7 @@ impl<T: Real> Walk<'_, T> {
         }
         // Of a row whose keys are all here, P and D come from what is here: the sum of P is 1 whatever the rounding of L,
         // and D is summed from the products that it is taken off. Where few keys share the weight, that cancels their errors.
-        let dot = if tile <= token.lo && token.hi <= tile + TILE {
+        let dot = if !a.partial && tile <= token.lo && token.hi <= tile + TILE {
             let mut whole = s.zero();
             for p in p.chunks_exact(S::LANES) {
                 whole = whole + s.load(p);

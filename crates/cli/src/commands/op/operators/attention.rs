@@ -101,6 +101,7 @@ fn kernel(b: &Builder<'_>) -> anyhow::Result<Kernel> {
         dropout: a.number("dropout").unwrap_or(0.0),
         seed: a.count("seed").unwrap_or(0),
         compute: b.g.compute(),
+        ..Kernel::default()
     };
     kernel.check_self()?;
     Ok(kernel)

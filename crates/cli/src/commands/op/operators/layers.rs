@@ -78,6 +78,7 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::GatedKalmanet(c) => c.form = Some(RidgeForm::Chunked),
         MixerConfig::Rwkv6(c) => c.form = memory,
         MixerConfig::Attention(_)
+        | MixerConfig::Bmojo(_)
         | MixerConfig::ShortConv(_)
         | MixerConfig::GatedAssociative(_)
         | MixerConfig::GatedMemoryUnit(_)
