@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 33] = [
+pub const MODELS: [&str; 37] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -46,6 +46,10 @@ pub const MODELS: [&str; 33] = [
     "infinite_vl",
     "phi4flash",
     "hybrid_qwen3",
+    "rwkv6",
+    "rwkv6_hybrid",
+    "rwkv7",
+    "rwkv7_hybrid",
 ];
 
 fn shape(sizes: &Value) -> Vec<usize> {
