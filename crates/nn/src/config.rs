@@ -74,6 +74,8 @@ pub enum NormKind {
     Rms,
     /// (x − mean) / √(variance + ε) ⊙ w + b.
     Layer,
+    /// (x − mean) / √(variance + ε) ⊙ w.
+    LayerWithoutBias,
 }
 
 fn default_eps() -> f64 {

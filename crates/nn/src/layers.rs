@@ -51,6 +51,17 @@ pub fn layer_norm(g: &mut Graph, name: &str, x: Value, eps: f64) -> Result<Value
     g.push1(Norm::layer(width, eps), &[x, w, b])
 }
 
+/// Layer norm over the last axis, its weight under `name.weight`.
+///
+/// # Errors
+/// If an operator refuses its inputs.
+pub fn layer_norm_without_bias(g: &mut Graph, name: &str, x: Value, eps: f64) -> Result<Value, GraphError> {
+    let width = g.shape(x).width().ok_or_else(|| g.refused("norm", "its input has no fixed width"))?;
+    let w = g.weight(&format!("{name}.weight"), [width], g.elem())?;
+    let zero = g.constant(&format!("{name}.zero"), [width], &vec![0.0; width])?;
+    g.push1(Norm::layer(width, eps), &[x, w, zero])
+}
+
 /// Layer norm of each head of x [N, H, V] to [N, H V], with a weight and a bias `[H V]` under `name`.
 ///
 /// # Errors

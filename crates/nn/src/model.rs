@@ -6,7 +6,7 @@ use memwall_graph::{Graph, GraphError, Value, ops};
 
 use crate::channels::Channel;
 use crate::config::{ChannelConfig, ConfigError, MixerConfig, ModelConfig, NormKind};
-use crate::layers::{embedding, layer_norm, linear, rms_norm, tied_head};
+use crate::layers::{embedding, layer_norm, layer_norm_without_bias, linear, rms_norm, tied_head};
 use crate::mixers::Mixer;
 use crate::sequences::Sequences;
 use crate::sources::cross_decoder;
@@ -208,6 +208,7 @@ impl ModelConfig {
         match self.norm {
             NormKind::Rms => rms_norm(g, name, x, self.norm_eps),
             NormKind::Layer => layer_norm(g, name, x, self.norm_eps),
+            NormKind::LayerWithoutBias => layer_norm_without_bias(g, name, x, self.norm_eps),
         }
     }
 

@@ -96,9 +96,21 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("rwkv 6, chosen form", MixerConfig::Rwkv6(rwkv6(None))),
         ("rwkv 6, chunked", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Chunked)))),
         ("rwkv 6, parallel", MixerConfig::Rwkv6(rwkv6(Some(GlaForm::Parallel)))),
+        ("rwkv 6, wider values", MixerConfig::Rwkv6(Rwkv6Config { value_head_dim: Some(9), ..rwkv6(None) })),
         ("rwkv 7, chosen form", MixerConfig::Rwkv7(rwkv7(None))),
         ("rwkv 7, chunked", MixerConfig::Rwkv7(rwkv7(chunked))),
         ("rwkv 7, recurrent", MixerConfig::Rwkv7(rwkv7(recurrent))),
+        (
+            "rwkv 7, wider values",
+            MixerConfig::Rwkv7(Rwkv7Config {
+                decay_rank: 3,
+                rate_rank: 4,
+                gate_rank: 5,
+                value_head_dim: Some(9),
+                length_eps: 0.5,
+                ..Rwkv7Config::new(2, 6)
+            }),
+        ),
         ("rwkv channel mix", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Previous, false))),
         ("rwkv channel mix, gated", MixerConfig::RwkvChannelMix(channel_mix(TokenMix::Current, true))),
         ("mamba", MixerConfig::Mamba(MambaConfig { state_size: 5, ..MambaConfig::new(16) })),
@@ -285,6 +297,7 @@ fn cross_decoders() -> Vec<(&'static str, ModelConfig)> {
     of_heads.layers[6].mixer = MixerConfig::GatedMemoryUnit(unit);
     vec![
         ("sambay, differential, layer norms", ModelConfig { norm: NormKind::Layer, ..differential }),
+        ("sambay, layer norms without biases", ModelConfig { norm: NormKind::LayerWithoutBias, ..stack(plan.clone()) }),
         ("samba and yoco", stack(SambaYConfig { yoco: true, ..plan.clone() })),
         ("sambay, windows and rope everywhere", windowed),
         ("sambay, memory of heads, normalized", of_heads),

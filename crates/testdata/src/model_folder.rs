@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 35] = [
+pub const MODELS: [&str; 39] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -48,6 +48,10 @@ pub const MODELS: [&str; 35] = [
     "bitnet_llama",
     "phi4flash",
     "hybrid_qwen3",
+    "rwkv6",
+    "rwkv6_hybrid",
+    "rwkv7",
+    "rwkv7_hybrid",
 ];
 
 fn shape(sizes: &Value) -> Vec<usize> {

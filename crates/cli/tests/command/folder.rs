@@ -63,6 +63,8 @@ fn a_folder_and_the_gguf_that_quantize_makes_of_it_give_the_references_tokens() 
         ("qwen3", "qwen3"),
         ("gla_grouped", "memwall"),
         ("gla_hybrid", "memwall"),
+        ("rwkv6", "memwall"),
+        ("rwkv7_hybrid", "memwall"),
     ] {
         let reference = ModelFolder::read(name);
         let folder = tempfile::tempdir().unwrap();

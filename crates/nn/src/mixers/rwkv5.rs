@@ -59,7 +59,7 @@ impl Rwkv5Config {
     /// # Errors
     /// Names the key that is wrong.
     pub fn check(&self, key: &str) -> Result<(), ConfigError> {
-        check_heads(key, self.heads, self.head_dim, self.norm_eps)
+        check_heads(key, self.heads, self.head_dim, None, self.norm_eps)
     }
 
     /// A weight by head or by channel, as [H, K].
@@ -110,7 +110,7 @@ impl Mixer for Rwkv5Config {
             g.push1(Fill::new(Type::new([rows, self.heads.into(), self.head_dim.into()], g.elem()), 0.0), &[])?;
         let w = ops::add(g, none, w)?;
         let u = self.by_head(g, &format!("{name}.time_first"))?;
-        let o = read_state(g, name, (self.heads, self.head_dim), [r, k, v, w, u], None, seqs)?;
+        let o = read_state(g, name, (self.heads, self.head_dim, self.head_dim), [r, k, v, w, u], None, seqs)?;
         let mut o = group_norm(g, &format!("{name}.g_norm"), o, self.norm_eps)?;
         if self.gate {
             let s = project(g, "g", "gate")?;

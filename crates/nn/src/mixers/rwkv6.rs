@@ -21,7 +21,7 @@ use crate::sequences::{Kept, Sequences};
 use crate::weights::WeightTypes;
 
 /// What is mixed from a token and the one before it, in the order in which s is cut.
-const PARTS: [&str; 5] = ["w", "k", "v", "r", "g"];
+pub(crate) const PARTS: [&str; 5] = ["w", "k", "v", "r", "g"];
 
 /// RWKV-6's time mix of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,8 +29,11 @@ const PARTS: [&str; 5] = ["w", "k", "v", "r", "g"];
 pub struct Rwkv6Config {
     /// Heads H.
     pub heads: usize,
-    /// Width of a head's keys and values.
+    /// Width of a head's keys, and of its values unless `value_head_dim` says otherwise.
     pub head_dim: usize,
+    /// Width of a head's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_head_dim: Option<usize>,
     /// Width of each of the five parts of s.
     #[serde(default = "mix_rank")]
     pub mix_rank: usize,
@@ -55,14 +58,23 @@ fn eps() -> f64 {
     64e-5
 }
 
-/// Checks heads of a time mix with matrix states.
-pub(super) fn check_heads(key: &str, heads: usize, head_dim: usize, norm_eps: f64) -> Result<(), ConfigError> {
-    for (name, n) in [("heads", heads), ("head_dim", head_dim)] {
+/// Checks heads of a time mix with matrix states, whose values are as wide as keys if `value_head_dim` is absent.
+pub(super) fn check_heads(
+    key: &str,
+    heads: usize,
+    head_dim: usize,
+    value_head_dim: Option<usize>,
+    norm_eps: f64,
+) -> Result<(), ConfigError> {
+    let widths = [("head_dim", head_dim), ("value_head_dim", value_head_dim.unwrap_or(head_dim))];
+    for (name, n) in [("heads", heads)].into_iter().chain(widths) {
         if n == 0 {
             return Err(ConfigError::at(format!("{key}.{name}"), "is 0, at least 1 is needed"));
         }
     }
-    heads_fit(&format!("{key}.heads"), heads, head_dim)?;
+    for (_, width) in widths {
+        heads_fit(&format!("{key}.heads"), heads, width)?;
+    }
     at_most(&format!("{key}.head_dim"), head_dim, MOST_KEYS)?;
     if !(norm_eps >= 0.0 && norm_eps.is_finite()) {
         let problem = format!("is {norm_eps}, a number from 0 on is needed");
@@ -71,20 +83,21 @@ pub(super) fn check_heads(key: &str, heads: usize, head_dim: usize, norm_eps: f6
     Ok(())
 }
 
-/// o [N, H, V] of r, k, v [N, D], log-decays of [N, D] elements and a bonus of `[D]`, over kept states or whole sequences.
+/// o [N, H, V] of r, k [N, H K], v [N, H V], log-decays of [N, H K] elements and a bonus of `[H K]`, over kept states or whole
+/// sequences.
 pub(super) fn read_state(
     g: &mut Graph,
     name: &str,
-    (heads, width): (usize, usize),
+    (heads, keys, values): (usize, usize, usize),
     [r, k, v, w, u]: [Value; 5],
     form: Option<GlaForm>,
     seqs: &Sequences,
 ) -> Result<Value, GraphError> {
     let rows = g.shape(r).dims()[0];
-    let kernel = Kernel { compute: g.compute(), ..Kernel::new(heads, width, width) };
-    let mut by_head = |x: Value| ops::reshape(g, x, [rows, heads.into(), width.into()]);
-    let [r, k, v, w] = [by_head(r)?, by_head(k)?, by_head(v)?, by_head(w)?];
-    let u = ops::reshape(g, u, [heads, width])?;
+    let kernel = Kernel { compute: g.compute(), ..Kernel::new(heads, keys, values) };
+    let mut by_head = |x: Value, width: usize| ops::reshape(g, x, [rows, heads.into(), width.into()]);
+    let [r, k, v, w] = [by_head(r, keys)?, by_head(k, keys)?, by_head(v, values)?, by_head(w, keys)?];
+    let u = ops::reshape(g, u, [heads, keys])?;
     match &seqs.kept {
         Kept::Whole { cu_seqlens } => {
             let form = form.map(|f| match f {
@@ -95,7 +108,7 @@ pub(super) fn read_state(
             Ok(g.push(Wkv6::new(kernel, form), &[r, k, v, w, u, *cu_seqlens])?[0])
         }
         Kept::Slots { rows, slots, .. } => {
-            let state = g.state(&format!("{name}.state"), [rows.slots, heads, width, width], g.elem())?;
+            let state = g.state(&format!("{name}.state"), [rows.slots, heads, keys, values], g.elem())?;
             Ok(g.push(Wkv6Step::new(kernel), &[state, r, k, v, w, u, *slots])?[1])
         }
     }
@@ -105,7 +118,7 @@ impl Rwkv6Config {
     /// RWKV-6 with `heads` heads of `head_dim`, all else as published.
     pub fn new(heads: usize, head_dim: usize) -> Rwkv6Config {
         let (mix_rank, decay_rank) = (mix_rank(), decay_rank());
-        Rwkv6Config { heads, head_dim, mix_rank, decay_rank, norm_eps: eps(), form: None }
+        Rwkv6Config { heads, head_dim, value_head_dim: None, mix_rank, decay_rank, norm_eps: eps(), form: None }
     }
 
     /// Checks the sizes; `key` is where the configuration stands.
@@ -119,7 +132,12 @@ impl Rwkv6Config {
             }
             at_most(&format!("{key}.{name}"), n, MOST_WIDTH / PARTS.len())?;
         }
-        check_heads(key, self.heads, self.head_dim, self.norm_eps)
+        check_heads(key, self.heads, self.head_dim, self.value_head_dim, self.norm_eps)
+    }
+
+    /// Width of a head's values.
+    fn value_width(&self) -> usize {
+        self.value_head_dim.unwrap_or(self.head_dim)
     }
 }
 
@@ -140,7 +158,7 @@ impl Mixer for Rwkv6Config {
         x: Value,
         seqs: &Sequences,
     ) -> Result<Value, GraphError> {
-        let all = self.heads * self.head_dim;
+        let (all, values) = (self.heads * self.head_dim, self.heads * self.value_width());
         let d_model = g.shape(x).width().ok_or_else(|| g.refused("wkv6", "a model has a fixed width"))?;
         let shift = TokenShift::new(g, name, x, TokenMix::Previous, seqs)?;
         let s = shift.mixed(g, name, "x")?;
@@ -161,18 +179,18 @@ impl Mixer for Rwkv6Config {
         let w = ops::add(g, own, fixed)?;
         let w = DecayForm::Exponent.log(g, w)?;
         let k = linear(g, types, &format!("{name}.key"), inputs[1], all, false)?;
-        let v = linear(g, types, &format!("{name}.value"), inputs[2], all, false)?;
+        let v = linear(g, types, &format!("{name}.value"), inputs[2], values, false)?;
         let r = linear(g, types, &format!("{name}.receptance"), inputs[3], all, false)?;
         let u = g.weight(&format!("{name}.time_first"), [self.heads, self.head_dim], g.elem())?;
-        let o = read_state(g, name, (self.heads, self.head_dim), [r, k, v, w, u], self.form, seqs)?;
+        let o = read_state(g, name, (self.heads, self.head_dim, self.value_width()), [r, k, v, w, u], self.form, seqs)?;
         let o = group_norm(g, &format!("{name}.g_norm"), o, self.norm_eps)?;
-        let gate = linear(g, types, &format!("{name}.gate"), inputs[4], all, false)?;
+        let gate = linear(g, types, &format!("{name}.gate"), inputs[4], values, false)?;
         let gate = ops::unary(g, Unary::Silu, gate)?;
         let o = ops::mul(g, o, gate)?;
         linear(g, types, &format!("{name}.output"), o, d_model, false)
     }
 
     fn state_bytes(&self, d_model: usize, _: &str, _: usize, _: &Sequences) -> usize {
-        self.heads * self.head_dim * self.head_dim * 4 + token_shift::state_bytes(d_model)
+        self.heads * self.head_dim * self.value_width() * 4 + token_shift::state_bytes(d_model)
     }
 }

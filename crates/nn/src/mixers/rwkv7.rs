@@ -22,17 +22,17 @@ use crate::layers::{group_norm, linear};
 use crate::sequences::{Kept, Sequences, Shared};
 use crate::weights::WeightTypes;
 
-/// What is added to the squared length of κ before it is divided by it: nothing but a guard against 0 / 0.
-const LENGTH_EPS: f64 = 1e-24;
-
 /// RWKV-7's time mix of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rwkv7Config {
     /// Heads H.
     pub heads: usize,
-    /// Width of a head's keys and values.
+    /// Width of a head's keys, and of its values unless `value_head_dim` says otherwise.
     pub head_dim: usize,
+    /// Width of a head's values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_head_dim: Option<usize>,
     /// Width of the decays' low-rank projection.
     #[serde(default = "rank")]
     pub decay_rank: usize,
@@ -48,6 +48,10 @@ pub struct Rwkv7Config {
     /// ε of the norm of each head's output.
     #[serde(default = "eps")]
     pub norm_eps: f64,
+    /// What is added to the squared length of κ in a head before κ is divided by it, above 0; as published nothing but a guard
+    /// against 0 / 0.
+    #[serde(default = "length_eps")]
+    pub length_eps: f64,
     /// The form that training uses; chosen by length if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<DeltaForm>,
@@ -62,6 +66,9 @@ fn gate_rank() -> usize {
 fn eps() -> f64 {
     64e-5
 }
+fn length_eps() -> f64 {
+    1e-24
+}
 
 impl Rwkv7Config {
     /// A first layer with `heads` heads of `head_dim`, all else as published.
@@ -69,11 +76,13 @@ impl Rwkv7Config {
         Rwkv7Config {
             heads,
             head_dim,
+            value_head_dim: None,
             decay_rank: rank(),
             rate_rank: rank(),
             value_rank: None,
             gate_rank: gate_rank(),
             norm_eps: eps(),
+            length_eps: length_eps(),
             form: None,
         }
     }
@@ -90,35 +99,25 @@ impl Rwkv7Config {
             }
             at_most(&format!("{key}.{name}"), n, MOST_WIDTH)?;
         }
-        check_heads(key, self.heads, self.head_dim, self.norm_eps)
-    }
-
-    /// W₂ f(W₁ x) [N, D], with `.{part}1` and `.{part}2` as its matrices.
-    fn low_rank(
-        &self,
-        g: &mut Graph,
-        types: &WeightTypes,
-        part: &str,
-        x: Value,
-        rank: usize,
-        f: Option<Unary>,
-    ) -> Result<Value, GraphError> {
-        let mut low = linear(g, types, &format!("{part}1"), x, rank, false)?;
-        if let Some(f) = f {
-            low = ops::unary(g, f, low)?;
+        if !(self.length_eps > 0.0 && self.length_eps.is_finite()) {
+            let problem = format!("is {}, a number above 0 is needed", self.length_eps);
+            return Err(ConfigError::at(format!("{key}.length_eps"), problem));
         }
-        linear(g, types, &format!("{part}2"), low, self.heads * self.head_dim, false)
+        check_heads(key, self.heads, self.head_dim, self.value_head_dim, self.norm_eps)
     }
 
-    /// σ(x + bias).
-    fn gated(&self, g: &mut Graph, bias: &str, x: Value) -> Result<Value, GraphError> {
-        let bias = g.weight(bias, [self.heads * self.head_dim], g.elem())?;
-        let x = ops::add(g, x, bias)?;
-        ops::unary(g, Unary::Sigmoid, x)
+    /// Channels of all heads' keys.
+    fn keys(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Channels of all heads' values.
+    fn values(&self) -> usize {
+        self.heads * self.value_head_dim.unwrap_or(self.head_dim)
     }
 
     /// v, or v and the first layer's mixed.
-    fn values(
+    fn mixed_values(
         &self,
         g: &mut Graph,
         types: &WeightTypes,
@@ -136,12 +135,36 @@ impl Rwkv7Config {
                 g.refused("rwkv7", "value_rank is given, but no layer without it stands before this one in the graph")
             );
         };
-        let towards = self.low_rank(g, types, &format!("{name}.v"), x, rank, None)?;
-        let towards = self.gated(g, &format!("{name}.v0"), towards)?;
+        let towards = low_rank(g, types, &format!("{name}.v"), x, (rank, self.values()), None)?;
+        let towards = gated(g, &format!("{name}.v0"), towards)?;
         let way = ops::sub(g, first, v)?;
         let way = ops::mul(g, way, towards)?;
         ops::add(g, v, way)
     }
+}
+
+/// W₂ f(W₁ x) [N, outputs], with `.{part}1` and `.{part}2` as its matrices.
+fn low_rank(
+    g: &mut Graph,
+    types: &WeightTypes,
+    part: &str,
+    x: Value,
+    (rank, outputs): (usize, usize),
+    f: Option<Unary>,
+) -> Result<Value, GraphError> {
+    let mut low = linear(g, types, &format!("{part}1"), x, rank, false)?;
+    if let Some(f) = f {
+        low = ops::unary(g, f, low)?;
+    }
+    linear(g, types, &format!("{part}2"), low, outputs, false)
+}
+
+/// σ(x + bias).
+fn gated(g: &mut Graph, bias: &str, x: Value) -> Result<Value, GraphError> {
+    let width = g.shape(x).width().ok_or_else(|| g.refused("rwkv7", "a low-rank projection has a fixed width"))?;
+    let bias = g.weight(bias, [width], g.elem())?;
+    let x = ops::add(g, x, bias)?;
+    ops::unary(g, Unary::Sigmoid, x)
 }
 
 impl Mixer for Rwkv7Config {
@@ -162,51 +185,53 @@ impl Mixer for Rwkv7Config {
         seqs: &Sequences,
     ) -> Result<Value, GraphError> {
         let (rows, h, width) = (g.shape(x).dims()[0], self.heads, self.head_dim);
-        let all = h * width;
+        let (keys, values, value_width) = (self.keys(), self.values(), self.values() / h);
         let d_model = g.shape(x).width().ok_or_else(|| g.refused("wkv7", "a model has a fixed width"))?;
         let shift = TokenShift::new(g, name, x, TokenMix::Previous, seqs)?;
-        let vector = |g: &mut Graph, part: &str| g.weight(&format!("{name}.{part}"), [all], g.elem());
+        let vector = |g: &mut Graph, part: &str| g.weight(&format!("{name}.{part}"), [keys], g.elem());
         let by_head = |g: &mut Graph, x: Value| ops::reshape(g, x, [rows, h.into(), width.into()]);
-        let project = |g: &mut Graph, x: Value, part: &str| linear(g, types, &format!("{name}.{part}"), x, all, false);
+        let project =
+            |g: &mut Graph, x: Value, part: &str, n: usize| linear(g, types, &format!("{name}.{part}"), x, n, false);
 
         let x_r = shift.mixed(g, name, "r")?;
-        let r = project(g, x_r, "receptance")?;
+        let r = project(g, x_r, "receptance", keys)?;
         let x_w = shift.mixed(g, name, "w")?;
-        let w = self.low_rank(g, types, &format!("{name}.w"), x_w, self.decay_rank, Some(Unary::Tanh))?;
-        let w = self.gated(g, &format!("{name}.w0"), w)?;
+        let w = low_rank(g, types, &format!("{name}.w"), x_w, (self.decay_rank, keys), Some(Unary::Tanh))?;
+        let w = gated(g, &format!("{name}.w0"), w)?;
         let w = ops::scale(g, w, -(-0.5f64).exp())?;
         let x_k = shift.mixed(g, name, "k")?;
-        let k = project(g, x_k, "key")?;
+        let k = project(g, x_k, "key", keys)?;
         let x_v = shift.mixed(g, name, "v")?;
-        let v = project(g, x_v, "value")?;
-        let v = self.values(g, types, name, x_v, v, seqs)?;
+        let v = project(g, x_v, "value", values)?;
+        let v = self.mixed_values(g, types, name, x_v, v, seqs)?;
         let x_a = shift.mixed(g, name, "a")?;
-        let rate = self.low_rank(g, types, &format!("{name}.a"), x_a, self.rate_rank, None)?;
-        let rate = self.gated(g, &format!("{name}.a0"), rate)?;
+        let rate = low_rank(g, types, &format!("{name}.a"), x_a, (self.rate_rank, keys), None)?;
+        let rate = gated(g, &format!("{name}.a0"), rate)?;
 
         // x / √(Σ x² + ε) is K^{−1/2} x / √(mean x² + ε / K): a norm with a constant weight.
         let k_k = vector(g, "k_k")?;
         let kappa = ops::mul(g, k, k_k)?;
         let kappa = by_head(g, kappa)?;
         let length = g.constant(&format!("{name}.length_1"), [width], &vec![(width as f64).powf(-0.5); width])?;
-        let kappa = g.push1(Norm::rms(width, LENGTH_EPS / width as f64), &[kappa, length])?;
+        let kappa = g.push1(Norm::rms(width, self.length_eps / width as f64), &[kappa, length])?;
         let k_a = vector(g, "k_a")?;
         let less = ops::unary(g, Unary::Offset(-1.0), rate)?;
         let less = ops::mul(g, less, k_a)?;
         let less = ops::mul(g, less, k)?;
         let k = ops::add(g, k, less)?;
 
-        let [r, k, v, w, rate] = [by_head(g, r)?, by_head(g, k)?, by_head(g, v)?, by_head(g, w)?, by_head(g, rate)?];
+        let [r, k, w, rate] = [by_head(g, r)?, by_head(g, k)?, by_head(g, w)?, by_head(g, rate)?];
+        let v = ops::reshape(g, v, [rows, h.into(), value_width.into()])?;
         let a = ops::unary(g, Unary::Neg, kappa)?;
         let b = ops::mul(g, kappa, rate)?;
-        let kernel = Kernel::new(h, width, width);
+        let kernel = Kernel::new(h, width, value_width);
         let o = match &seqs.kept {
             Kept::Whole { cu_seqlens } => {
                 let op = Wkv7::new(kernel, self.form.map(DeltaForm::kernel));
                 g.push(op, &[r, k, v, a, b, w, *cu_seqlens])?[0]
             }
             Kept::Slots { rows, slots, .. } => {
-                let state = g.state(&format!("{name}.state"), [rows.slots, h, width, width], g.elem())?;
+                let state = g.state(&format!("{name}.state"), [rows.slots, h, width, value_width], g.elem())?;
                 g.push(Wkv7Step::new(kernel), &[state, r, k, v, a, b, w, *slots])?[1]
             }
         };
@@ -216,15 +241,15 @@ impl Mixer for Rwkv7Config {
         let own = ops::mul(g, own, r_k)?;
         let own = g.push1(SumLast, &[own])?;
         let own = ops::mul(g, v, own)?;
-        let own = ops::reshape(g, own, [rows, all.into()])?;
+        let own = ops::reshape(g, own, [rows, values.into()])?;
         let o = ops::add(g, o, own)?;
         let x_g = shift.mixed(g, name, "g")?;
-        let gate = self.low_rank(g, types, &format!("{name}.g"), x_g, self.gate_rank, Some(Unary::Sigmoid))?;
+        let gate = low_rank(g, types, &format!("{name}.g"), x_g, (self.gate_rank, values), Some(Unary::Sigmoid))?;
         let o = ops::mul(g, o, gate)?;
         linear(g, types, &format!("{name}.output"), o, d_model, false)
     }
 
     fn state_bytes(&self, d_model: usize, _: &str, _: usize, _: &Sequences) -> usize {
-        self.heads * self.head_dim * self.head_dim * 4 + token_shift::state_bytes(d_model)
+        self.head_dim * self.values() * 4 + token_shift::state_bytes(d_model)
     }
 }

@@ -70,6 +70,11 @@ impl ConfigJson {
         parts.try_fold(first, |value, part| value.get(part)).filter(|value| !value.is_null())
     }
 
+    /// Whether the key is there and holds null, where that is not the same as its absence.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(Value::is_null)
+    }
+
     /// The value of a key as a `T`, or `None` without that key.
     ///
     /// # Errors

@@ -114,10 +114,7 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
         config.get(key);
     }
     let count = layers(config, tensors)?;
-    let (attention_layers, attention) = attention(config, d_model)?;
-    if let Some(beyond) = attention_layers.iter().find(|&&i| i >= count) {
-        return Err(config.wrong("attn.layers", format!("has layer {beyond}; num_hidden_layers is {count}")));
-    }
+    let (attention_layers, attention) = attention(config, d_model, count)?;
     let layer = |layer| {
         let mixer = match &attention {
             Some(attention) if attention_layers.contains(&layer) => MixerConfig::Attention(attention.clone()),
@@ -133,12 +130,19 @@ pub(super) fn config(config: &ConfigJson, family: Family, tensors: usize) -> Res
     })
 }
 
-/// The layers that have softmax attention instead, and what that is.
-fn attention(config: &ConfigJson, d_model: usize) -> Result<(Vec<usize>, Option<AttentionConfig>), CheckpointError> {
+/// The layers, of `count`, that have softmax attention instead, and what that is.
+pub(super) fn attention(
+    config: &ConfigJson,
+    d_model: usize,
+    count: usize,
+) -> Result<(Vec<usize>, Option<AttentionConfig>), CheckpointError> {
     if config.get("attn").is_none() {
         return Ok((Vec::new(), None));
     }
-    let layers = config.require("attn.layers")?;
+    let layers: Vec<usize> = config.require("attn.layers")?;
+    if let Some(beyond) = layers.iter().find(|&&i| i >= count) {
+        return Err(config.wrong("attn.layers", format!("has layer {beyond}; num_hidden_layers is {count}")));
+    }
     let heads: usize = config.require("attn.num_heads")?;
     if heads == 0 || !d_model.is_multiple_of(heads) {
         let problem = format!("is {heads}, which does not divide hidden_size {d_model}");

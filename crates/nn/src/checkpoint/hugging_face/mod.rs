@@ -19,6 +19,9 @@ mod qwen3_next;
 mod retnet;
 mod rope;
 mod rwkv;
+mod rwkv6;
+mod rwkv7;
+mod rwkv_pairs;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,7 +39,7 @@ use llama::Family;
 
 /// The families, as errors name them.
 const KNOWN: &str = "llama, mistral, qwen2, qwen3, bitnet, qwen3_next, phi4flash, hybrid_qwen3, lfm2, lfm2_moe, infinite_vl (its text), gla, retnet, hgrn2, delta_net, \
-                     gated_deltanet, linear_attn, mamba, mamba2, rwkv and memwall";
+                     gated_deltanet, linear_attn, mamba, mamba2, rwkv, rwkv6, rwkv7 and memwall";
 
 /// The file that says what the model is.
 const CONFIG_FILE: &str = "config.json";
@@ -82,6 +85,14 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
             let config = rwkv::config(&json, tensors.len())?;
             let mut adapted = adapt(&rwkv::NAMING);
             rwkv::adapt(&mut adapted.tensors);
+            (config, adapted)
+        }
+        (None, "rwkv6" | "rwkv7") => {
+            let version: &'static rwkv_pairs::Version =
+                if model_type == "rwkv6" { &rwkv6::VERSION } else { &rwkv7::VERSION };
+            let config = checked(version.config(&json, tensors.len())?)?;
+            let mut adapted = adapt(&version.naming);
+            version.adapt(&mut adapted, &config)?;
             (config, adapted)
         }
         (None, "mamba") => {
