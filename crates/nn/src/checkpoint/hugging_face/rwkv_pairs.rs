@@ -67,17 +67,14 @@ impl Version {
             all.extend([mixer, MixerConfig::RwkvChannelMix(channel.clone())]);
         }
         let biased = config.find("norm_bias")?.unwrap_or(true);
+        let max_context = if attention.is_some() { max_context } else { CONTEXT };
+        let layers = all.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect();
         Ok(ModelConfig {
-            vocab_size: config.require("vocab_size")?,
-            d_model,
-            max_context: if attention.is_some() { max_context } else { CONTEXT },
-            layers: all.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None }).collect(),
             norm_eps,
             tie_embeddings: config.find("tie_word_embeddings")?.unwrap_or(false),
-            logit_softcap: None,
-            learned_positions: false,
             norm: if biased { NormKind::Layer } else { NormKind::LayerWithoutBias },
             embedding_norm: config.find("norm_first")?.unwrap_or(true),
+            ..ModelConfig::new(config.require("vocab_size")?, d_model, max_context, layers)
         })
     }
 
