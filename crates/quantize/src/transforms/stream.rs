@@ -13,7 +13,7 @@ pub(super) struct Part {
 
 /// A norm and the linear layers that read it.
 pub(super) struct NormReaders {
-    /// The norm's weight, and its bias if it has one.
+    /// The norm's weight, and its bias if it has one; constants are not among them.
     pub(super) norm: Vec<String>,
     /// The weights [outputs, D] that read it.
     pub(super) readers: Vec<String>,
@@ -41,13 +41,14 @@ impl Part {
             let consumers = g.nodes().iter().filter(|node| node.inputs.contains(&y));
             let (linear, other): (Vec<&Node>, Vec<&Node>) =
                 consumers.partition(|node| node.op.name() == "linear" && node.inputs[0] == y && node.inputs[1] != y);
+            let weights = norm.inputs[1..].iter().filter(|w| matches!(g.info(**w).source, Source::Weight));
             NormReaders {
-                norm: norm.inputs[1..].iter().map(|w| g.info(*w).name.to_string()).collect(),
+                norm: weights.map(|w| g.info(*w).name.to_string()).collect(),
                 readers: linear.iter().map(|node| g.info(node.inputs[1]).name.to_string()).collect(),
                 alone: other.is_empty(),
             }
         };
-        norms.map(of).filter(|n| !n.readers.is_empty()).collect()
+        norms.map(of).filter(|n| !n.norm.is_empty() && !n.readers.is_empty()).collect()
     }
 
     /// The norms that read the stream, and the weights and biases that are added to it; or the name of what else is done to
