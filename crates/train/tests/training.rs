@@ -6,8 +6,8 @@ use memwall_formats::Container;
 use memwall_graph::Memory;
 use memwall_kernels::gemm::Compute;
 use memwall_nn::{
-    BmojoConfig, DeltaGate, DeltaNetConfig, EideticConfig, FeatureMap, GatedKalmanetConfig, Hgrn2Config, LinearAttentionConfig, Mamba2Config,
-    MixerConfig, MlstmConfig, RetentionConfig,
+    BmojoConfig, DeltaGate, DeltaNetConfig, EideticConfig, FeatureMap, GatedKalmanetConfig, Hgrn2Config,
+    LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig, RetentionConfig,
 };
 use memwall_train::language::train;
 use memwall_train::{Batch, Optimizer, Recipe, TrainError, Trainer, TrainerOptions};
@@ -137,8 +137,7 @@ fn a_recipe_trains_every_memory_that_decays_by_head_or_not_at_all() {
         ..LinearAttentionConfig::new(2, 8, 32)
     };
     let memory = MixerConfig::Mamba2(Mamba2Config::new(4, 32, 16));
-    let bmojo =
-        BmojoConfig { eidetic: Some(EideticConfig::new(4)), ..BmojoConfig::new(2, 1, 32, 8, memory) };
+    let bmojo = BmojoConfig { eidetic: Some(EideticConfig::new(4)), ..BmojoConfig::new(2, 1, 32, 8, memory) };
     for (name, mixer) in [
         ("linear_attention", MixerConfig::LinearAttention(linear)),
         ("retention", MixerConfig::Retention(RetentionConfig::new(2, 16, 32))),

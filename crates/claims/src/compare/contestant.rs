@@ -2,11 +2,11 @@
 
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
-use memwall_nn::{BmojoConfig, EideticConfig, 
-    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig, FeatureMap, GateConfig,
-    GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig,
-    Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig,
-    WeightTypes,
+use memwall_nn::{
+    Activation, AttentionConfig, BmojoConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig,
+    EideticConfig, FeatureMap, GateConfig, GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig, Hgrn2Config,
+    LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig,
+    RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
