@@ -5,7 +5,7 @@ use std::sync::Arc;
 use memwall_formats::Dtype;
 use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{
-    Executor, Graph, GraphError, Memory, Plan, PlanOptions, RunDim, Segment, Value, differentiate, fuse, prune,
+    Executor, Graph, GraphError, Memory, Plan, PlanOptions, RunDim, Segment, Value, differentiate, fuse, ops, prune,
     recompute, recompute_pointwise, weights,
 };
 use memwall_infer::InferError;
@@ -151,8 +151,17 @@ pub struct Trainer {
     steps: u64,
 }
 
-/// Adds model and loss to `g`; the loss, its rows' nll, and the logits.
-fn build(g: &mut Graph, config: &ModelConfig, options: &TrainerOptions) -> Result<(Value, Value, Value), GraphError> {
+/// A model and its loss in a graph.
+struct Built {
+    loss: Value,
+    nll: Value,
+    logits: Value,
+    /// What layers add to the loss that is lowered, `[1]` each.
+    of_layers: Vec<Value>,
+}
+
+/// Adds model and loss to `g`.
+fn build(g: &mut Graph, config: &ModelConfig, options: &TrainerOptions) -> Result<Built, GraphError> {
     g.set_compute(options.compute);
     let rows = g.run_dim("rows", options.tokens)?;
     let sequences = g.run_dim("sequences", options.sequences)?;
@@ -163,20 +172,24 @@ fn build(g: &mut Graph, config: &ModelConfig, options: &TrainerOptions) -> Resul
     let logits = config.logits(g, &types, hidden, None)?;
     let targets = g.input("targets", [memwall_graph::Dim::from(rows)], Dtype::I32)?;
     let loss = g.push(CrossEntropy, &[logits, targets])?;
-    Ok((loss[0], loss[1], logits))
+    Ok(Built { loss: loss[0], nll: loss[1], logits, of_layers: seqs.losses() })
 }
 
 /// Forward and backward pass of a step, without memory for it, and the weights that it trains: what a planner reads.
 pub(crate) fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Result<(Graph, Update), GraphError> {
     let mut g = Graph::new(Dtype::F32);
-    let (mut loss, _, logits) = build(&mut g, config, options)?;
+    let Built { mut loss, logits, of_layers, .. } = build(&mut g, config, options)?;
     if let Some(distillation) = &options.distillation {
         let rows = g.run_dim("rows", options.tokens)?;
         loss = distillation.loss(&mut g, rows, logits, loss)?;
     }
     loss = gates::penalty(&mut g, config, loss)?;
     let trained = weights(&g);
-    let grads = differentiate(&mut g, loss, &trained)?;
+    let mut lowered = loss;
+    for of_layer in of_layers {
+        lowered = ops::add(&mut g, lowered, of_layer)?;
+    }
+    let grads = differentiate(&mut g, lowered, &trained)?;
     g.output("loss", loss);
     let update = Update::new(&mut g, &trained, &grads);
     let again: Vec<Segment> = (0..options.recompute as u32).map(Segment).collect();
@@ -186,7 +199,7 @@ pub(crate) fn planned_step(config: &ModelConfig, options: &TrainerOptions) -> Re
 /// The forward pass alone, without memory for it.
 pub(crate) fn evaluation_graph(config: &ModelConfig, options: &TrainerOptions) -> Result<Graph, GraphError> {
     let mut g = Graph::new(Dtype::F32);
-    let (loss, nll, logits) = build(&mut g, config, options)?;
+    let Built { loss, nll, logits, .. } = build(&mut g, config, options)?;
     g.output("loss", loss);
     g.output("nll", nll);
     g.output("logits", logits);

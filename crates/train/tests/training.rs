@@ -6,8 +6,8 @@ use memwall_formats::Container;
 use memwall_graph::Memory;
 use memwall_kernels::gemm::Compute;
 use memwall_nn::{
-    DeltaGate, DeltaNetConfig, FeatureMap, GatedKalmanetConfig, Hgrn2Config, LinearAttentionConfig, Mamba2Config,
-    MixerConfig, MlstmConfig, RetentionConfig,
+    BmojoConfig, DeltaGate, DeltaNetConfig, EideticConfig, FeatureMap, GatedKalmanetConfig, Hgrn2Config,
+    LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig, RetentionConfig,
 };
 use memwall_train::language::train;
 use memwall_train::{Batch, Optimizer, Recipe, TrainError, Trainer, TrainerOptions};
@@ -136,10 +136,13 @@ fn a_recipe_trains_every_memory_that_decays_by_head_or_not_at_all() {
         short_conv: Some(4),
         ..LinearAttentionConfig::new(2, 8, 32)
     };
+    let memory = MixerConfig::Mamba2(Mamba2Config::new(4, 32, 16));
+    let bmojo = BmojoConfig { eidetic: Some(EideticConfig::new(4)), ..BmojoConfig::new(2, 1, 32, 8, memory) };
     for (name, mixer) in [
         ("linear_attention", MixerConfig::LinearAttention(linear)),
         ("retention", MixerConfig::Retention(RetentionConfig::new(2, 16, 32))),
         ("mamba2", MixerConfig::Mamba2(Mamba2Config::new(4, 32, 16))),
+        ("bmojo", MixerConfig::Bmojo(bmojo)),
         ("gated_kalmanet", MixerConfig::GatedKalmanet(GatedKalmanetConfig::new(2, 32))),
         ("hgrn2", MixerConfig::Hgrn2(Hgrn2Config { short_conv: Some(4), ..Hgrn2Config::new(2, 32, 32) })),
         ("mlstm", MixerConfig::Mlstm(MlstmConfig::new(2, 16, 32))),

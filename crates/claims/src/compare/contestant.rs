@@ -3,21 +3,23 @@
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
-    Activation, AttentionConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig, FeatureMap, GateConfig,
-    GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig,
-    Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig, RopeConfig, Sequences, ShortConvConfig,
-    WeightTypes,
+    Activation, AttentionConfig, BmojoConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig,
+    EideticConfig, FeatureMap, GateConfig, GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig, Hgrn2Config,
+    LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig,
+    RopeConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 18] = [
+pub const MIXERS: [&str; 20] = [
     "attention",
     "gated_attention",
     "windowed_attention",
     "differential_attention",
+    "bmojo_f",
+    "bmojo",
     "gla",
     "linear_attention",
     "based",
@@ -122,6 +124,12 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
     // Keys of half the width of values, as published.
     let gla = || GlaConfig::new(heads, (head / 2).max(1), head);
     let delta = || DeltaNetConfig::new(heads, (head / 2).max(1), head);
+    // Half of what windowed attention sees as it is, the other half through the fading memory.
+    let bmojo = || {
+        let memory = MixerConfig::Mamba2(Mamba2Config::new(2 * heads, head, (head / 2).max(1)));
+        let rope = Some(RopeConfig::default());
+        BmojoConfig { rope, ..BmojoConfig::new(heads, heads, head, WINDOW / 2, memory) }
+    };
     Ok(match part {
         "attention" => MixerConfig::Attention(attention()),
         "gated_attention" => {
@@ -135,6 +143,9 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
             MixerConfig::Attention(AttentionConfig { differential, rope, ..attention })
         }
         "windowed_attention" => MixerConfig::Attention(AttentionConfig { window: Some(WINDOW), ..attention() }),
+        "bmojo_f" => MixerConfig::Bmojo(bmojo()),
+        // As many tokens in the buffer as in the window.
+        "bmojo" => MixerConfig::Bmojo(BmojoConfig { eidetic: Some(EideticConfig::new(WINDOW)), ..bmojo() }),
         "gla" => MixerConfig::Gla(gla()),
         "linear_attention" => MixerConfig::Gla(GlaConfig { gate: false, ..gla() }),
         // The second-order map makes K² features of K channels.

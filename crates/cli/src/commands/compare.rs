@@ -18,7 +18,8 @@ use crate::load;
 /// Arguments of `memwall compare`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Contestants: attention, gated_attention, windowed_attention, differential_attention, gla, linear_attention, based,
+    /// Contestants: attention, gated_attention, windowed_attention, differential_attention, bmojo_f, bmojo, gla,
+    /// linear_attention, based,
     /// retention, mamba2, hgrn2, mlstm, delta_net, gated_delta_net, negative_delta_net, kda, gated_kalmanet,
     /// gated_associative, short_conv, or several of them joined by +, which are repeated over the layers
     #[arg(required = true, num_args = 2..)]

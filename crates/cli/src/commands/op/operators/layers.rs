@@ -17,7 +17,7 @@ use crate::commands::op::operator::{Form, How, Made, Operator, integer, made, re
 pub const MIXER: Operator = Operator {
     name: "mixer",
     about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
-            kinds: attention (with gate, window, rope, norms of q and k), gla, delta_net, gated_kalmanet, linear_attention, retention, mamba, \
+            kinds: attention (with gate, window, rope, norms of q and k), bmojo, gla, delta_net, gated_kalmanet, linear_attention, retention, mamba, \
             mamba2, hgrn2, mlstm, rwkv4 to rwkv7, rwkv_channel_mix, gated_associative, short_conv; keys as in a recipe",
     inputs: &[
         real("x", "B T D", "inputs"),
