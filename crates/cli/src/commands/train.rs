@@ -42,7 +42,7 @@ pub struct Args {
     /// Threads; without it, as many as there are processors
     #[arg(short, long, value_name = "N", value_parser = load::threads)]
     threads: Option<usize>,
-    /// Format of the matrices in model.gguf; without it f32, and what [quantization] rounds weights to where files have it.
+    /// Format of the matrices in model.gguf; without it f32, and what `[quantization]` rounds weights to where files have it.
     /// A block format is that of rounded weights alone, if there are any
     #[arg(long, value_name = "FORMAT")]
     export: Option<String>,

@@ -97,7 +97,7 @@ pub const fn four_halves(word: u32) -> [u16; 4] {
     [even as u16, odd as u16, (even >> 16) as u16, (odd >> 16) as u16]
 }
 
-/// Codes [rows, cols] and scales [rows] of weights: `scale = max |w| / 28` as a half, codes nearest to `w / scale`, ties to even. A row of
+/// Codes [rows, cols] and scales `[rows]` of weights: `scale = max |w| / 28` as a half, codes nearest to `w / scale`, ties to even. A row of
 /// zeros has the scale 0 and codes 0.
 ///
 /// # Errors

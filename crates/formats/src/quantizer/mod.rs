@@ -1,7 +1,7 @@
 //! Quantizers: a format and how much of a tensor shares a scale; what training with quantization rounds numbers to.
 //!
 //! A [`Quantizer`] has a name, `format` or `format:span`, e.g. `ternary`, `int8:row`, `int4:group32`, `mxfp4`, `nvfp4:row`, `Q4_K`.
-//! It rounds numbers to what a format holds and back, bit for bit as [`Format::encode`] and [`Format::decode`] do, without the
+//! It rounds numbers to what a format holds and back, bit for bit as [`crate::Format::encode`] and [`crate::Format::decode`] do, without the
 //! bytes between, and knows which numbers the format clips.
 
 mod name;
