@@ -80,7 +80,7 @@ def main():
     a.add_argument("--out", help="JSON with every run")
     o = a.parse_args()
     os.makedirs(o.folder, exist_ok=True)
-    vocabulary = random_gguf.SHAPES[o.shape][-1]
+    vocabulary = random_gguf.SHAPES[o.shape].vocab
     say = lambda text: print(text, file=sys.stderr, flush=True)
     results, rows = {}, []
     for kind in o.formats:

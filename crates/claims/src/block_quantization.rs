@@ -20,8 +20,9 @@ use crate::{
     characters::Characters,
     evidence::{Curve, Line, Point},
     largest::largest,
+    planted::{Planted, config},
 };
-use model::{Keys, Order, Planted};
+use model::{Keys, Order, loss};
 use simulation::{BLOCKS, Simulation, spread};
 
 const LOGITS: &str = "largest difference of logits under any order of channels";
@@ -65,6 +66,8 @@ static ABOUT: About = About {
         include_str!("block_quantization/exactness.rs"),
         include_str!("block_quantization/simulation.rs"),
         include_str!("block_quantization/model.rs"),
+        include_str!("planted.rs"),
+        include_str!("decoder.rs"),
     ),
 };
 
@@ -81,9 +84,8 @@ impl Claim for BlockQuantization {
 
     fn run(&self, run: &Run) -> Result<Outcome, Error> {
         let seeds = run.seeds();
-        let mut figures: Vec<(&str, Vec<f64>)> = Vec::new();
-        let (mut plain, mut sorted, mut by_keys, mut random) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut simulations, mut notes) = (Vec::new(), Vec::new());
+        let mut outcome = Outcome::new();
+        let (mut falsifier, mut simulations, mut notes) = (Vec::new(), Vec::new(), Vec::new());
         let text = Characters::read(run)?;
         for (i, &seed) in seeds.iter().enumerate() {
             run.step("simulation", i as u64, seeds.len() as u64)?;
@@ -91,12 +93,12 @@ impl Claim for BlockQuantization {
             let simulation = Simulation::draw(seed, tokens)?;
             let (even, less) = (spread(seed, tokens, 1.2)?, spread(seed, tokens, 0.7)?);
             let (logits, restored) = exactness::logits_and_weights(seed)?;
-            let mut model = Planted::train(run, &text, seed, RATE)?;
+            let mut model = Planted::train(run, &text, &config(&text, text.width), RATE, seed, 72)?;
             let count = run.pick(2, 64, 512);
             let (windows, own) = model.windows(&text, count, Split::Test)?;
             let (calibration, _) = model.windows(&text, count / 4 + 1, Split::Validation)?;
             let mut costs = Vec::new();
-            let exact = model.loss(&windows, &calibration, Keys::Plain)?;
+            let exact = loss(&model, &windows, &calibration, Keys::Plain)?;
             for (done, keys) in [
                 Keys::Bfp(4, Order::AsTheyAre),
                 Keys::Bfp(4, Order::ByWeight),
@@ -108,12 +110,11 @@ impl Claim for BlockQuantization {
             .enumerate()
             {
                 run.step("keys of the model", done as u64, 5)?;
-                costs.push(model.loss(&windows, &calibration, keys)? - exact);
+                costs.push(loss(&model, &windows, &calibration, keys)? - exact);
             }
-            plain.push(costs[0]);
-            sorted.push(costs[1]);
-            by_keys.push(costs[2]);
-            random.push(costs[3]);
+            outcome.pair(COST, costs[0], costs[1]);
+            outcome.pair(BY_KEYS, costs[1], costs[2]);
+            falsifier.push((costs[0], costs[3]));
             for (what, figure) in [
                 (LOGITS, logits),
                 (RESTORED, restored),
@@ -126,10 +127,7 @@ impl Claim for BlockQuantization {
                 (BY_HAND, (exact - own).abs()),
                 (EIGHT, costs[4]),
             ] {
-                match figures.iter_mut().find(|(known, _)| *known == what) {
-                    Some((_, figures)) => figures.push(figure),
-                    None => figures.push((what, vec![figure])),
-                }
+                outcome.value(what, figure);
             }
             notes.push(format!(
                 "seed {seed}: loss {exact:.4}; 4-bit keys cost {:.4} as they are, {:.4} sorted by weights, {:.4} by keys, {:.4} in \
@@ -139,12 +137,8 @@ impl Claim for BlockQuantization {
             ));
             simulations.push(simulation);
         }
-        let outcome = Outcome::new()
-            .check(COST, Measured::pairs(&plain, &sorted))
-            .check(BY_KEYS, Measured::pairs(&sorted, &by_keys))
-            .falsifier(Measured::pairs(&plain, &random))
-            .curve(curve(&simulations));
-        let outcome = figures.iter().fold(outcome, |o, (what, figures)| o.check(what, Measured::values(figures)));
+        let (plain, random): (Vec<f64>, Vec<f64>) = falsifier.into_iter().unzip();
+        let outcome = outcome.falsifier(Measured::pairs(&plain, &random)).curve(curve(&simulations));
         Ok(notes.into_iter().fold(outcome, Outcome::note))
     }
 }

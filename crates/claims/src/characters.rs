@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use memwall_nn::{Activation, ChannelConfig, LayerConfig, MixerConfig, ModelConfig};
 use memwall_tasks::data::TINY_SHAKESPEARE;
-use memwall_tasks::{Corpus, Documents, Fractions, TextTask};
+use memwall_tasks::{Batch, Batches, Corpus, Documents, Fractions, Position, Split, TextTask};
 
 use crate::{
     Error, Run,
@@ -54,4 +54,41 @@ impl Characters {
             ..ModelConfig::new(256, width, self.training.time, vec![LayerConfig { mixer, channel }; self.layers])
         }
     }
+}
+
+/// Windows of a text: token ids, and the next ones, below 0 where none is asked for.
+pub(crate) type Windows = Vec<(Vec<i32>, Vec<i32>)>;
+
+/// The first windows of a split, in whole batches of `batch`, at least `count` if there are so many; `each` is shown the batches.
+pub(crate) fn windows(
+    task: &TextTask,
+    batch: usize,
+    split: Split,
+    count: usize,
+    mut each: impl FnMut(&Batch) -> Result<(), Error>,
+) -> Result<Windows, Error> {
+    let batches = Batches::new(task, split, batch, Position::default()).map_err(Error::experiment)?;
+    let mut windows = Windows::new();
+    for batch in batches.rest_of_epoch() {
+        let batch = batch.map_err(Error::experiment)?;
+        each(&batch)?;
+        let of = |ids: &[i32]| ids.chunks(batch.time).map(<[i32]>::to_vec).collect::<Vec<_>>();
+        windows.extend(of(&batch.inputs).into_iter().zip(of(&batch.targets)));
+        if windows.len() >= count {
+            break;
+        }
+    }
+    Ok(windows)
+}
+
+/// Nats that logits [T, V] give the targets, together, and how many are asked for.
+pub(crate) fn nats<'t>(logits: &[f32], vocab: usize, targets: impl IntoIterator<Item = &'t i32>) -> (f64, f64) {
+    let (mut nats, mut count) = (0.0, 0.0);
+    for (row, target) in logits.chunks(vocab).zip(targets).filter(|(_, target)| **target >= 0) {
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|l| f64::from(l - most).exp()).sum();
+        nats += sum.ln() - f64::from(row[*target as usize] - most);
+        count += 1.0;
+    }
+    (nats, count)
 }

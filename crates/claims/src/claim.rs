@@ -111,6 +111,27 @@ impl Outcome {
         self
     }
 
+    /// One more seed's figure of a check of [`Kind::Value`](crate::Kind::Value).
+    pub fn value(&mut self, what: &str, ours: f64) {
+        self.of(what).ours.push(ours);
+    }
+
+    /// One more seed's figures of a check that compares.
+    pub fn pair(&mut self, what: &str, baseline: f64, ours: f64) {
+        let measured = self.of(what);
+        measured.baseline.push(baseline);
+        measured.ours.push(ours);
+    }
+
+    /// What a check has measured so far.
+    fn of(&mut self, what: &str) -> &mut Measured {
+        let at = self.checks.iter().position(|(known, _)| known == what).unwrap_or_else(|| {
+            self.checks.push((what.to_owned(), Measured::default()));
+            self.checks.len() - 1
+        });
+        &mut self.checks[at].1
+    }
+
     /// What the falsifier measured, in the terms of the check it stands against.
     pub fn falsifier(mut self, measured: Measured) -> Self {
         self.falsifier = Some(measured);

@@ -14,16 +14,20 @@
 mod exactness;
 mod keys;
 mod model;
+mod scaling;
 mod underflow;
 
 use memwall_formats::packing::{Dequantization, GroupScale};
 use memwall_tasks::Split;
 use memwall_tasks::data::TINY_SHAKESPEARE;
 
+use crate::planted::{Planted, config};
 use crate::{
     About, Bar, Check, Claim, Error, Falsifier, Kind, Measured, Outcome, Run, characters::Characters, largest::largest,
 };
-use model::{Numbers, Planted, Scaling};
+use memwall_nn::ChannelConfig;
+use model::{Numbers, loss};
+use scaling::Scaling;
 use underflow::Underflow;
 
 const LOGITS: &str = "largest difference of logits by scaling";
@@ -70,6 +74,9 @@ static ABOUT: About = About {
         include_str!("fireq/underflow.rs"),
         include_str!("fireq/keys.rs"),
         include_str!("fireq/model.rs"),
+        include_str!("fireq/scaling.rs"),
+        include_str!("planted.rs"),
+        include_str!("decoder.rs"),
     ),
 };
 
@@ -86,9 +93,8 @@ impl Claim for FireQ {
 
     fn run(&self, run: &Run) -> Result<Outcome, Error> {
         let seeds = run.seeds();
-        let mut figures: Vec<(&str, Vec<f64>)> = Vec::new();
-        let (mut plain, mut scaled, mut bf16, mut shuffled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut notes = Vec::new();
+        let mut outcome = Outcome::new();
+        let (mut falsifier, mut notes) = (Vec::new(), Vec::new());
         let text = Characters::read(run)?;
         for (i, &seed) in seeds.iter().enumerate() {
             run.step("weights and keys", i as u64, seeds.len() as u64)?;
@@ -111,15 +117,11 @@ impl Claim for FireQ {
                 (BY_HAND, (losses[0].1 - losses[OWN].1).abs()),
                 (FREE, cost(1).abs()),
             ] {
-                match figures.iter_mut().find(|(known, _)| *known == what) {
-                    Some((_, figures)) => figures.push(figure),
-                    None => figures.push((what, vec![figure])),
-                }
+                outcome.value(what, figure);
             }
-            plain.push(cost(2));
-            scaled.push(cost(3));
-            bf16.push(cost(4));
-            shuffled.push(cost(5));
+            outcome.pair(COST, cost(2), cost(3));
+            outcome.pair(SCALES, cost(4), cost(3));
+            falsifier.push((cost(2), cost(5)));
             let all: Vec<String> =
                 losses[1..OWN].iter().map(|(what, loss)| format!("{what} {:.5}", loss - losses[0].1)).collect();
             notes.push(format!("seed {seed}: loss {:.4}; costs: {}", losses[0].1, all.join(", ")));
@@ -129,11 +131,8 @@ impl Claim for FireQ {
             ));
             notes.push(format!("seed {seed}: {}", table.note()));
         }
-        let outcome = Outcome::new()
-            .check(COST, Measured::pairs(&plain, &scaled))
-            .check(SCALES, Measured::pairs(&bf16, &scaled))
-            .falsifier(Measured::pairs(&plain, &shuffled));
-        let outcome = figures.iter().fold(outcome, |o, (what, figures)| o.check(what, Measured::values(figures)));
+        let (plain, shuffled): (Vec<f64>, Vec<f64>) = falsifier.into_iter().unzip();
+        let outcome = outcome.falsifier(Measured::pairs(&plain, &shuffled));
         Ok(notes.into_iter().fold(outcome, Outcome::note))
     }
 }
@@ -143,7 +142,15 @@ const OWN: usize = 10;
 
 /// Losses of the model in f32, and stored in every way that is compared; at last that of the model itself.
 fn losses(run: &Run, text: &Characters, seed: u64) -> Result<Vec<(&'static str, f64)>, Error> {
-    let mut model = Planted::train(run, text, seed, RATE)?;
+    let width = run.pick(128, 128, 256);
+    let mut config = config(text, width);
+    for layer in &mut config.layers {
+        // Rows of whole groups of 128.
+        if let ChannelConfig::Glu { hidden, .. } = &mut layer.channel {
+            *hidden = 3 * width;
+        }
+    }
+    let mut model = Planted::train(run, text, &config, RATE, seed, 434)?;
     let count = run.pick(2, 64, 512);
     let (windows, own) = model.windows(text, count, Split::Test)?;
     let (calibration, _) = model.windows(text, count / 4 + 1, Split::Validation)?;
@@ -168,7 +175,7 @@ fn losses(run: &Run, text: &Characters, seed: u64) -> Result<Vec<(&'static str, 
     let mut losses = Vec::with_capacity(ways.len() + 1);
     for (done, (what, scaling, numbers)) in ways.into_iter().enumerate() {
         run.step("losses of stored models", done as u64, ways.len() as u64)?;
-        losses.push((what, model.loss(&windows, &calibration, scaling, numbers)?));
+        losses.push((what, loss(&model, &windows, &calibration, scaling, numbers)?));
     }
     losses.push(("the model itself", own));
     Ok(losses)

@@ -115,12 +115,12 @@ impl Claim for Fp6 {
                 (ROWS, exactness::rows_changed(seed)?),
                 (ANSWERED, exactness::not_answered()),
             ] {
-                seen.add(what, f64::NAN, figure);
+                seen.outcome.value(what, figure);
             }
             seen.of_model(run, &plays, &stories, seed)?;
             let times = speed::seconds(run, &pool, run.pick(256, 4096, 4096), run.pick(1, 7, 15), seed)?;
-            seen.add(TIME, times[1][0], times[0][0]);
-            seen.add(FASTER, times[0][0], times[2][0]);
+            seen.outcome.pair(TIME, times[1][0], times[0][0]);
+            seen.outcome.pair(FASTER, times[0][0], times[2][0]);
             let figure =
                 |i: usize| format!("{} {:.3} ms, {:.1} GB/s", speed::FORMATS[i], 1e3 * times[i][0], times[i][1]);
             seen.notes.push(format!("seed {seed}: {}; {}; {}", figure(0), figure(1), figure(2)));
@@ -138,22 +138,12 @@ fn stories(run: &Run) -> Result<Arc<Corpus>, Error> {
 /// What the seeds gave so far.
 #[derive(Default)]
 struct Seen {
-    figures: Vec<(&'static str, Vec<f64>, Vec<f64>)>,
+    outcome: Outcome,
     falsifier: (Vec<f64>, Vec<f64>),
     notes: Vec<String>,
 }
 
 impl Seen {
-    fn add(&mut self, what: &'static str, baseline: f64, ours: f64) {
-        match self.figures.iter_mut().find(|(known, ..)| *known == what) {
-            Some((_, baselines, all)) => {
-                baselines.push(baseline);
-                all.push(ours);
-            }
-            None => self.figures.push((what, vec![baseline], vec![ours])),
-        }
-    }
-
     fn of_model(&mut self, run: &Run, plays: &Characters, other: &Arc<Corpus>, seed: u64) -> Result<(), Error> {
         let mut model = Trained::train(run, plays, seed, RATE)?;
         let task = plays.task(seed)?;
@@ -179,14 +169,14 @@ impl Seen {
             losses.push(model.losses(*store, [&own, &other])?);
         }
         let cost = |i: usize, text: usize| losses[i][text] - losses[0][text];
-        self.add(COARSE, cost(2, 0), cost(1, 0));
-        self.add(FINE, cost(3, 0), cost(1, 0));
+        self.outcome.pair(COARSE, cost(2, 0), cost(1, 0));
+        self.outcome.pair(FINE, cost(3, 0), cost(1, 0));
         self.falsifier.0.push(cost(3, 0));
         self.falsifier.1.push(cost(4, 0));
-        self.add(PLANES, f64::NAN, (losses[5][0] - losses[6][0]).abs());
+        self.outcome.value(PLANES, (losses[5][0] - losses[6][0]).abs());
         let gain = |text: usize| losses[7][text] - losses[8][text];
-        self.add(OVERFIT, gain(1), gain(0));
-        self.add(NO_GAP, f64::NAN, (cost(1, 0) - cost(1, 1)).abs());
+        self.outcome.pair(OVERFIT, gain(1), gain(0));
+        self.outcome.value(NO_GAP, (cost(1, 0) - cost(1, 1)).abs());
 
         let prompts = windows(&task, Split::Test, run.pick(2, 200, 400))?;
         let length = run.pick(4, WRITTEN, WRITTEN);
@@ -196,8 +186,8 @@ impl Seen {
             written.push(model.continuations(*store, &prompts, length)?);
         }
         let share = |i: usize| same(&written[0], &written[i]);
-        self.add(SAME, share(3), share(1));
-        self.add(SAME_COARSE, share(2), share(3));
+        self.outcome.pair(SAME, share(3), share(1));
+        self.outcome.pair(SAME_COARSE, share(2), share(3));
         self.notes.push(format!(
             "seed {seed}: loss {:.4}; FP6 costs {:.5}, INT4 {:.5} with one scale a row and {:.5} with one for 128, E3M0 {:.5}; INT4 in \
              blocks of 32 costs {:.5}, by GPTQ {:.5}, on the other text {:.5} and {:.5}, FP6 there {:.5}; {:.0} %, {:.0} % and {:.0} % of {} \
@@ -221,12 +211,7 @@ impl Seen {
     }
 
     fn outcome(self) -> Outcome {
-        let mut outcome = Outcome::new().falsifier(Measured::pairs(&self.falsifier.0, &self.falsifier.1));
-        for (what, baselines, ours) in &self.figures {
-            let value = ABOUT.checks.iter().any(|check| check.what == *what && check.kind == Kind::Value);
-            let measured = if value { Measured::values(ours) } else { Measured::pairs(baselines, ours) };
-            outcome = outcome.check(what, measured);
-        }
+        let outcome = self.outcome.falsifier(Measured::pairs(&self.falsifier.0, &self.falsifier.1));
         self.notes.into_iter().fold(outcome, Outcome::note)
     }
 }

@@ -117,7 +117,7 @@ impl Claim for Fp8VersusInt8 {
 
     fn run(&self, run: &Run) -> Result<Outcome, Error> {
         let seeds = run.seeds();
-        let mut figures: Vec<(&str, Vec<f64>)> = Vec::new();
+        let mut outcome = Outcome::new();
         let (mut falsifier, mut tables) = (Vec::new(), Vec::new());
         let read = |set, at: usize| Ok::<_, Error>(run.data(set)?.swap_remove(at));
         let text = |set| -> Result<String, Error> {
@@ -173,19 +173,12 @@ impl Claim for Fp8VersusInt8 {
                 (FIXED, ratio(Accumulator::FIXED)?),
                 (MONOTONE, not_monotone()?),
             ] {
-                match figures.iter_mut().find(|(known, _)| *known == what) {
-                    Some((_, figures)) => figures.push(figure),
-                    None => figures.push((what, vec![figure])),
-                }
+                outcome.value(what, figure);
             }
             falsifier.push(loud(30.0).lead()?);
             tables.push(table);
         }
-        let mut outcome = Outcome::new().falsifier(Measured::values(&falsifier)).curve(curve(&tables));
-        for (what, figures) in &figures {
-            outcome = outcome.check(what, Measured::values(figures));
-        }
-        Ok(outcome.note(gates_note()?))
+        Ok(outcome.falsifier(Measured::values(&falsifier)).curve(curve(&tables)).note(gates_note()?))
     }
 }
 

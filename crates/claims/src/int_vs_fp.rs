@@ -117,6 +117,7 @@ impl Claim for IntVersusFp {
     }
 
     fn run(&self, run: &Run) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::new();
         let mut seen = Seen::default();
         let seeds = run.seeds();
         let models = Models::open(run)?;
@@ -159,7 +160,7 @@ impl Claim for IntVersusFp {
                 (REAL_4, 1.0 - tensors.share_of_integers(FOUR, false)),
                 (REAL_NV, tensors.share_of_integers(NV_FOUR, true)),
             ] {
-                seen.figure(what, figure);
+                outcome.value(what, figure);
             }
             seen.falsifier.push(outliers.lead_by_tensor());
             seen.notes.push(format!("seed {seed}: {}", clipping::note(&clipped)));
@@ -167,11 +168,8 @@ impl Claim for IntVersusFp {
             seen.outliers.push(outliers);
         }
         let curves: [Curve; 2] = [blocks::curve(&seen.blocks), outliers::curve(&seen.outliers)];
-        let mut outcome = Outcome::new().falsifier(Measured::values(&seen.falsifier));
-        for (what, figures) in &seen.figures {
-            outcome = outcome.check(what, Measured::values(figures));
-        }
-        outcome = curves.into_iter().fold(outcome, Outcome::curve);
+        let outcome = outcome.falsifier(Measured::values(&seen.falsifier));
+        let outcome = curves.into_iter().fold(outcome, Outcome::curve);
         Ok(seen.notes.into_iter().fold(outcome, Outcome::note))
     }
 }
@@ -179,20 +177,10 @@ impl Claim for IntVersusFp {
 /// What the seeds gave so far.
 #[derive(Default)]
 struct Seen {
-    figures: Vec<(&'static str, Vec<f64>)>,
     falsifier: Vec<f64>,
     blocks: Vec<Blocks>,
     outliers: Vec<Outliers>,
     notes: Vec<String>,
-}
-
-impl Seen {
-    fn figure(&mut self, what: &'static str, figure: f64) {
-        match self.figures.iter_mut().find(|(known, _)| *known == what) {
-            Some((_, figures)) => figures.push(figure),
-            None => self.figures.push((what, vec![figure])),
-        }
-    }
 }
 
 /// The models whose tensors are stored, and a text for each.

@@ -41,6 +41,7 @@ mod rows;
 mod scratch;
 pub mod selective_scan;
 mod simd;
+mod slots;
 pub mod softmax;
 pub mod sum;
 pub mod transpose;

@@ -8,12 +8,13 @@ use memwall_infer::{Engine, Model, StepRows, Wanted};
 use memwall_kernels::Pool;
 use memwall_nn::{ARCHITECTURE, AttentionConfig, CONFIG_KEY, ChannelConfig, MixerConfig, RopeConfig};
 use memwall_quantize::{Calibration, CalibrationText, Collect, Gptq, InputStatistics, Inputs, Method, Row, Scales};
-use memwall_tasks::{Batches, Position, Split, TextTask, metrics};
+use memwall_tasks::{Split, TextTask, metrics};
 use memwall_train::checkpoint::{Origin, save};
 use tempfile::TempDir;
 
 use super::weights::Kind;
-use crate::{Error, Run, characters::Characters};
+use crate::characters::{self, Characters};
+use crate::{Error, Run};
 
 /// Sequences that run at the same time.
 const SLOTS: usize = 8;
@@ -166,12 +167,9 @@ impl<'r> Trained<'r> {
                 let logits = engine.step(&rows, Wanted::All).map_err(Error::experiment)?;
                 let targets = batch.iter().flat_map(|(_, targets)| targets);
                 let vocab = logits.len() / batch.iter().map(|(ids, _)| ids.len()).sum::<usize>();
-                for (row, target) in logits.chunks(vocab).zip(targets).filter(|(_, target)| **target >= 0) {
-                    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let sum: f64 = row.iter().map(|l| f64::from(l - most).exp()).sum();
-                    nats += sum.ln() - f64::from(row[*target as usize] - most);
-                    count += 1.0;
-                }
+                let (of_batch, labels) = characters::nats(logits, vocab, targets);
+                nats += of_batch;
+                count += labels;
             }
             *loss = nats / count;
         }
@@ -222,18 +220,9 @@ fn bits(values: &[f32]) -> Vec<u8> {
 
 /// The first windows of a split.
 pub(super) fn windows(task: &TextTask, split: Split, count: usize) -> Result<Windows, Error> {
-    let batches = Batches::new(task, split, SLOTS, Position::default()).map_err(Error::experiment)?;
-    let mut windows = Vec::new();
-    for batch in batches.rest_of_epoch() {
-        let batch = batch.map_err(Error::experiment)?;
-        let ids = batch.inputs.chunks(batch.time).map(|ids| ids.iter().map(|id| *id as u32).collect());
-        windows.extend(ids.zip(batch.targets.chunks(batch.time).map(<[i32]>::to_vec)));
-        if windows.len() >= count {
-            break;
-        }
-    }
-    windows.truncate(count);
-    Ok(windows)
+    let whole = characters::windows(task, SLOTS, split, count, |_| Ok(()))?;
+    let of = |ids: Vec<i32>| ids.into_iter().map(|id| id as u32).collect();
+    Ok(whole.into_iter().take(count).map(|(ids, targets)| (of(ids), targets)).collect())
 }
 
 /// The share of texts that are the same.

@@ -2,7 +2,7 @@
 
 use memwall_kernels::Real;
 use memwall_kernels::delta::{
-    Delta as Kernel, DeltaGradients, DeltaInputs, Form, delta_backward, delta_backward_scratch, delta_form,
+    Delta as Kernel, DeltaGradients, DeltaInputs, Form, delta_backward, delta_backward_form, delta_backward_scratch,
     delta_forward, delta_scratch, delta_step,
 };
 
@@ -36,7 +36,7 @@ fn check_shapes(k: &Kernel, gate: GateShape, inputs: &[&Type]) -> Result<(), Str
 pub struct Delta {
     kernel: Kernel,
     gate: GateShape,
-    /// A fixed form; the automatic choice if none.
+    /// A fixed form; if none, tokens one by one forward, and what the kernel chooses backward.
     form: Option<Form>,
     initial_state: bool,
 }
@@ -56,12 +56,8 @@ impl Delta {
         5 + self.gates() + usize::from(self.initial_state)
     }
 
-    fn form(&self, cu: &[i32]) -> Form {
-        self.form.unwrap_or_else(|| delta_form(&self.kernel, &[recurrent::longest(cu)]))
-    }
-
-    fn forms(&self) -> Vec<Form> {
-        self.form.map_or_else(|| vec![Form::Recurrent, Form::Chunked], |f| vec![f])
+    fn forward_form(&self) -> Form {
+        self.form.unwrap_or(Form::Recurrent)
     }
 
     fn kernel_inputs<'a, T: Real>(&self, io: &Io<'a>) -> DeltaInputs<'a, T> {
@@ -101,8 +97,7 @@ impl Op for Delta {
         fn go<T: Real>(op: &Delta, io: &Io<'_>) -> Result<(), String> {
             let x = op.kernel_inputs::<T>(io);
             op.kernel.check_shapes(&x).map_err(|e| e.to_string())?;
-            let form = op.form(x.cu_seqlens);
-            delta_forward(io.pool(), &op.kernel, form, &x, io.output(0), io.output(1), io.scratch());
+            delta_forward(io.pool(), &op.kernel, op.forward_form(), &x, io.output(0), io.output(1), io.scratch());
             Ok(())
         }
         real!(io.out_dtype(0), T => go::<T>(self, io))
@@ -127,9 +122,7 @@ impl Op for Delta {
 
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
         let longest = sizes.inputs[0].1.axis(0);
-        let bytes =
-            |form| real!(sizes.inputs[0].0.dtype, T => delta_scratch::<T>(&self.kernel, form, longest, threads));
-        self.forms().into_iter().map(bytes).max().unwrap_or(0)
+        real!(sizes.inputs[0].0.dtype, T => delta_scratch::<T>(&self.kernel, self.forward_form(), longest, threads))
     }
 }
 
@@ -165,7 +158,7 @@ impl Op for DeltaBackward {
                 g: if f.gates() == 1 { io.output(4) } else { &mut [] },
                 initial_state: f.initial_state.then(|| io.output(4 + f.gates())),
             };
-            let form = f.form(x.cu_seqlens);
+            let form = f.form.unwrap_or_else(|| delta_backward_form(recurrent::longest(x.cu_seqlens)));
             delta_backward(io.pool(), &f.kernel, form, &x, io.input(n), d_final, d, io.scratch());
         }
         real!(io.out_dtype(0), T => go::<T>(self, io));
@@ -187,7 +180,8 @@ impl Op for DeltaBackward {
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
         let (longest, k) = (sizes.inputs[0].1.axis(0), &self.forward.kernel);
         let bytes = |form| real!(sizes.inputs[0].0.dtype, T => delta_backward_scratch::<T>(k, form, longest, threads));
-        self.forward.forms().into_iter().map(bytes).max().unwrap_or(0)
+        let forms = self.forward.form.map_or_else(|| vec![Form::Recurrent, Form::Chunked], |form| vec![form]);
+        forms.into_iter().map(bytes).max().unwrap_or(0)
     }
 }
 

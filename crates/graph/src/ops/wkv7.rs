@@ -1,9 +1,10 @@
 //! RWKV-7's generalized delta rule over packed sequences, and its step on states.
 
 use memwall_kernels::Real;
+use memwall_kernels::delta::delta_backward_form;
 use memwall_kernels::wkv7::{
-    Form, Wkv7 as Kernel, Wkv7Gradients, Wkv7Inputs, wkv7_backward, wkv7_backward_scratch, wkv7_form, wkv7_forward,
-    wkv7_scratch, wkv7_step,
+    Form, Wkv7 as Kernel, Wkv7Gradients, Wkv7Inputs, wkv7_backward, wkv7_backward_scratch, wkv7_forward, wkv7_scratch,
+    wkv7_step,
 };
 
 use super::{check_rows, check_slots, recurrent};
@@ -39,7 +40,7 @@ fn inputs<'a, T: Real>(io: &Io<'a>, first: usize, cu_seqlens: &'a [i32]) -> Wkv7
 #[derive(Clone, Debug)]
 pub struct Wkv7 {
     kernel: Kernel,
-    /// A fixed form; the automatic choice if none.
+    /// A fixed form; if none, tokens one by one forward, and what the kernel chooses backward.
     form: Option<Form>,
 }
 
@@ -49,12 +50,8 @@ impl Wkv7 {
         Wkv7 { kernel, form }
     }
 
-    fn form(&self, cu: &[i32]) -> Form {
-        self.form.unwrap_or_else(|| wkv7_form(&self.kernel, &[recurrent::longest(cu)]))
-    }
-
-    fn forms(&self) -> Vec<Form> {
-        self.form.map_or_else(|| vec![Form::Recurrent, Form::Chunked], |form| vec![form])
+    fn forward_form(&self) -> Form {
+        self.form.unwrap_or(Form::Recurrent)
     }
 }
 
@@ -74,8 +71,7 @@ impl Op for Wkv7 {
         fn go<T: Real>(op: &Wkv7, io: &Io<'_>) -> Result<(), String> {
             let x = inputs::<T>(io, 0, io.input(6));
             op.kernel.check_shapes(&x).map_err(|e| e.to_string())?;
-            let form = op.form(x.cu_seqlens);
-            wkv7_forward(io.pool(), &op.kernel, form, &x, io.output(0), io.output(1), io.scratch());
+            wkv7_forward(io.pool(), &op.kernel, op.forward_form(), &x, io.output(0), io.output(1), io.scratch());
             Ok(())
         }
         real!(io.out_dtype(0), T => go::<T>(self, io))
@@ -99,8 +95,7 @@ impl Op for Wkv7 {
 
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
         let longest = sizes.inputs[0].1.axis(0);
-        let bytes = |form| real!(sizes.inputs[0].0.dtype, T => wkv7_scratch::<T>(&self.kernel, form, longest, threads));
-        self.forms().into_iter().map(bytes).max().unwrap_or(0)
+        real!(sizes.inputs[0].0.dtype, T => wkv7_scratch::<T>(&self.kernel, self.forward_form(), longest, threads))
     }
 }
 
@@ -124,7 +119,7 @@ impl Op for Wkv7Backward {
             let [r, k, v, a, b, log_decay] = [0, 1, 2, 3, 4, 5].map(|i| io.output::<T>(i));
             let d = Wkv7Gradients { r, k, v, a, b, log_decay, initial_state: None };
             let x = inputs::<T>(io, 0, io.input(6));
-            let form = self.forward.form(x.cu_seqlens);
+            let form = self.forward.form.unwrap_or_else(|| delta_backward_form(recurrent::longest(x.cu_seqlens)));
             wkv7_backward::<T>(io.pool(), &self.forward.kernel, form, &x, io.input(7), d, io.scratch());
         });
         Ok(())
@@ -145,7 +140,8 @@ impl Op for Wkv7Backward {
     fn scratch(&self, sizes: &NodeSizes<'_>, threads: usize) -> usize {
         let (longest, k) = (sizes.inputs[0].1.axis(0), &self.forward.kernel);
         let bytes = |form| real!(sizes.inputs[0].0.dtype, T => wkv7_backward_scratch::<T>(k, form, longest, threads));
-        self.forward.forms().into_iter().map(bytes).max().unwrap_or(0)
+        let forms = self.forward.form.map_or_else(|| vec![Form::Recurrent, Form::Chunked], |form| vec![form]);
+        forms.into_iter().map(bytes).max().unwrap_or(0)
     }
 }
 

@@ -13,8 +13,8 @@
 //! [N, H, K], [N, H] or none; o [N, H, V]; states [B, H, K, V]. Head h uses key head h / (H / Hk).
 //! Keys are taken as they are: the rule is stable where β |k|² is at most 2.
 //!
-//! **Which form for what.** Inference takes the recurrent form (and [`delta_step`], which has the
-//! same bits), whatever pieces a prompt comes in; training takes what [`delta_form`] says.
+//! **Which form for what.** Forward the recurrent form is the faster; [`delta_step`] has its bits, so inference has
+//! them whatever pieces a prompt comes in. Backward passes take what [`delta_backward_form`] says.
 //!
 //! Source: "Parallelizing Linear Transformers with the Delta Rule over Sequence Length" (2024),
 //! arXiv 2406.06484; "Gated Delta Networks" (2024), arXiv 2412.06464; "Kimi Linear" (2025), arXiv 2510.26692.
@@ -84,11 +84,9 @@ pub enum Form {
     Recurrent,
 }
 
-/// The form to train with, by the tokens of the sequences: [`Form::Chunked`] if one is longer than a block of 16.
-///
-/// Measured forward and backward from 1024 tokens on; forward alone the recurrent form is faster.
-pub fn delta_form(_delta: &Delta, lengths: &[usize]) -> Form {
-    if lengths.iter().any(|&length| length > SUB) { Form::Chunked } else { Form::Recurrent }
+/// The form of a backward pass, by the tokens of the sequences: [`Form::Chunked`] if one is longer than a block of 16.
+pub fn delta_backward_form(longest: usize) -> Form {
+    if longest > SUB { Form::Chunked } else { Form::Recurrent }
 }
 
 /// What the kernels read.

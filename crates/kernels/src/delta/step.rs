@@ -5,10 +5,8 @@ use super::lanes::{finish, load, read, store, write};
 use super::recurrent::token;
 use super::{Delta, DeltaInputs, Gate, Inputs};
 use crate::simd::{Kernel, Simd};
+use crate::slots::{expect_slots, split};
 use crate::{Pool, Real};
-
-/// States smaller than this together (elements) are not worth a second thread.
-const SMALL: usize = 1 << 15;
 
 struct Step<'a, T> {
     x: Inputs<T>,
@@ -43,21 +41,9 @@ pub fn delta_step<T: Real>(
     let (rows, heads, elements) = (slots.len(), delta.heads, delta.state_elements(1));
     let x = delta.inputs(&DeltaInputs { q, k, v, beta, g, cu_seqlens: &[0, rows as i32], initial_state: None });
     assert_eq!(o.len(), v.len(), "delta_step: o is [N, H, V]");
-    assert!(state.len().is_multiple_of(elements), "delta_step: state is [slots, H, K, V]");
-    let count = state.len() / elements;
-    assert!(slots.iter().all(|&s| (s as usize) < count), "delta_step: slots {slots:?} of {count}");
+    expect_slots("delta_step", slots, state.len(), elements);
     let step = Step { x, slots, state: state.as_mut_ptr(), o: o.as_mut_ptr() };
-    // Rows whose slots rise are independent; otherwise one task takes all rows of a head, in order.
-    if rows * elements < SMALL {
-        T::dispatch(Rows { step: &step, rows: 0..rows, heads: 0..heads });
-    } else if slots.windows(2).all(|w| w[0] < w[1]) {
-        pool.run(rows * heads, |task, _| {
-            let (row, head) = (task / heads, task % heads);
-            T::dispatch(Rows { step: &step, rows: row..row + 1, heads: head..head + 1 });
-        });
-    } else {
-        pool.run(heads, |head, _| T::dispatch(Rows { step: &step, rows: 0..rows, heads: head..head + 1 }));
-    }
+    split(pool, slots, heads, rows * elements, |rows, heads| T::dispatch(Rows { step: &step, rows, heads }));
 }
 
 struct Rows<'a, T> {

@@ -2,14 +2,13 @@
 
 use super::{Gate, GateKind, Gla};
 use crate::simd::{Kernel, Simd};
+use crate::slots::{expect_slots, split};
 use crate::{Pool, Real};
 
 /// Vectors of output held in registers: value widths beyond are done in several passes.
 const VECTORS: usize = 8;
 /// Key channels whose decays are held at a time.
 const CHANNELS: usize = 16;
-/// States smaller than this together (elements) are not worth a second thread.
-const SMALL: usize = 1 << 15;
 
 struct Step<'a, T> {
     gla: &'a Gla,
@@ -50,21 +49,9 @@ pub fn gla_step<T: Real>(
     }
     let elements = gla.state_elements(1);
     assert_eq!(o.len(), rows * gla.heads * gla.value_width, "gla_step: o is [N, H, V]");
-    assert!(state.len().is_multiple_of(elements), "gla_step: state is [slots, H, K, V]");
-    let count = state.len() / elements;
-    assert!(slots.iter().all(|&s| (s as usize) < count), "gla_step: slots {slots:?} of {count}");
+    expect_slots("gla_step", slots, state.len(), elements);
     let step = Step { gla, q, k, v, g, slots, state: state.as_mut_ptr(), o: o.as_mut_ptr() };
-    // Rows whose slots rise are independent; otherwise one task takes all rows of a head, in order.
-    if rows * elements < SMALL {
-        T::dispatch(Rows { step: &step, rows: 0..rows, heads: 0..gla.heads });
-    } else if slots.windows(2).all(|w| w[0] < w[1]) {
-        pool.run(rows * gla.heads, |task, _| {
-            let (row, head) = (task / gla.heads, task % gla.heads);
-            T::dispatch(Rows { step: &step, rows: row..row + 1, heads: head..head + 1 });
-        });
-    } else {
-        pool.run(gla.heads, |head, _| T::dispatch(Rows { step: &step, rows: 0..rows, heads: head..head + 1 }));
-    }
+    split(pool, slots, gla.heads, rows * elements, |rows, heads| T::dispatch(Rows { step: &step, rows, heads }));
 }
 
 struct Rows<'a, T> {

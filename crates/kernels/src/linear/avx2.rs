@@ -87,6 +87,14 @@ impl Lanes for Avx2 {
         unsafe { _mm256_xor_si256(a, b) }
     }
     #[inline(always)]
+    unsafe fn select<const MASK: i32>(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe {
+            let mask = _mm256_set1_epi32(MASK);
+            _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b))
+        }
+    }
+    #[inline(always)]
     unsafe fn shl<const BITS: u32>(a: __m256i) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(BITS as i32)) }
@@ -111,7 +119,8 @@ impl Lanes for Avx2 {
         // SAFETY: as above; the tables have the 16 bytes read.
         unsafe {
             // The index in both bytes of a half: one looks up the low byte, the other the high one.
-            let index = _mm256_or_si256(a, _mm256_slli_epi16::<8>(a));
+            let (low, high) = (0x0606_0404_0202_0000, 0x0e0e_0c0c_0a0a_0808);
+            let index = _mm256_shuffle_epi8(a, _mm256_set_epi64x(high, low, high, low));
             let entry = _mm256_and_si256(index, _mm256_set1_epi8(15));
             let bytes = |t: &[u8; 16]| {
                 _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(t.as_ptr().cast())), entry)

@@ -69,6 +69,13 @@ impl Lanes for Avx512 {
         unsafe { _mm512_xor_si512(a, b) }
     }
     #[inline(always)]
+    unsafe fn select<const MASK: i32>(a: __m512i, b: __m512i) -> __m512i {
+        // The truth table of `mask ? a : b`.
+        const CHOOSE: i32 = 0b1100_1010;
+        // SAFETY: as above.
+        unsafe { _mm512_ternarylogic_epi32::<CHOOSE>(_mm512_set1_epi32(MASK), a, b) }
+    }
+    #[inline(always)]
     unsafe fn shl<const BITS: u32>(a: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_slli_epi32::<BITS>(a) }

@@ -32,6 +32,8 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn or(a: Self::V, b: Self::V) -> Self::V;
     /// Bits in one of both.
     unsafe fn xor(a: Self::V, b: Self::V) -> Self::V;
+    /// Bits of `a` where the mask has ones, of `b` elsewhere.
+    unsafe fn select<const MASK: i32>(a: Self::V, b: Self::V) -> Self::V;
     /// Shift left.
     unsafe fn shl<const BITS: u32>(a: Self::V) -> Self::V;
     /// Shift right, zeros entering.
@@ -40,7 +42,7 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn sar<const BITS: u32>(a: Self::V) -> Self::V;
     /// Each byte, below 16, replaced by that entry of the table.
     unsafe fn lookup(table: &[u8; 16], a: Self::V) -> Self::V;
-    /// Each half, below 64, replaced by that entry of the table.
+    /// Each half replaced by the entry of the table that its lowest six bits name.
     unsafe fn lookup_halves(table: &HalfTable, a: Self::V) -> Self::V;
     /// The lowest four bits, one in bit 4 of each byte.
     unsafe fn spread_to_bit_4(a: Self::V) -> Self::V;

@@ -60,6 +60,10 @@ impl Lanes for Portable {
         a ^ b
     }
     #[inline(always)]
+    unsafe fn select<const MASK: i32>(a: u32, b: u32) -> u32 {
+        a & MASK as u32 | b & !MASK as u32
+    }
+    #[inline(always)]
     unsafe fn shl<const BITS: u32>(a: u32) -> u32 {
         a << BITS
     }

@@ -22,7 +22,7 @@ static BF16: HalfTable = {
     HalfTable::new(halves)
 };
 
-/// Two bits of each half, from bit `at` on, moved to bits 4 and 5.
+/// Bits 4 and 5 of each half: the two bits that lie at bit `at`. The other bits are anything.
 ///
 /// # Safety
 /// The processor has the instruction set.
@@ -30,7 +30,7 @@ static BF16: HalfTable = {
 unsafe fn upper<L: Lanes>(v: L::V, at: usize) -> L::V {
     // SAFETY: as the caller promises.
     unsafe {
-        let moved = match at {
+        match at {
             0 => L::shl::<4>(v),
             2 => L::shl::<2>(v),
             4 => v,
@@ -39,12 +39,11 @@ unsafe fn upper<L: Lanes>(v: L::V, at: usize) -> L::V {
             10 => L::shr::<6>(v),
             12 => L::shr::<8>(v),
             _ => L::shr::<10>(v),
-        };
-        L::and(moved, L::splat(0x0030_0030))
+        }
     }
 }
 
-/// Four bits of each half, from bit `at` on.
+/// Bits 0 to 3 of each half: the four bits that lie at bit `at`. The other bits are anything.
 ///
 /// # Safety
 /// The processor has the instruction set.
@@ -52,13 +51,12 @@ unsafe fn upper<L: Lanes>(v: L::V, at: usize) -> L::V {
 unsafe fn lower<L: Lanes>(v: L::V, at: usize) -> L::V {
     // SAFETY: as the caller promises.
     unsafe {
-        let moved = match at {
+        match at {
             0 => v,
             4 => L::shr::<4>(v),
             8 => L::shr::<8>(v),
             _ => L::shr::<12>(v),
-        };
-        L::and(moved, L::splat(0x000f_000f))
+        }
     }
 }
 
@@ -77,9 +75,9 @@ impl FloatFormat for Fp6 {
             for part in 0..2 {
                 for i in 0..PART {
                     let pair = part * PART + i;
-                    let index =
-                        L::or(lower::<L>(low[pair / 4], pair % 4 * 4), upper::<L>(high[pair / 8], pair % 8 * 2));
-                    sink.word(first + pair, L::lookup_halves(&BF16, index));
+                    let (low, high) =
+                        (lower::<L>(low[pair / 4], pair % 4 * 4), upper::<L>(high[pair / 8], pair % 8 * 2));
+                    sink.word(first + pair, L::lookup_halves(&BF16, L::select::<0x000f_000f>(low, high)));
                 }
                 sink.scale(first + (part + 1) * PART, d);
             }

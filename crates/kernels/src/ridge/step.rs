@@ -3,10 +3,8 @@
 use super::recurrent::token;
 use super::{Inputs, Ridge, RidgeInputs};
 use crate::simd::{Kernel, Simd};
+use crate::slots::{expect_slots, split};
 use crate::{Pool, Real};
-
-/// Multiply-adds of all rows together that are not worth a second thread.
-const SMALL: usize = 1 << 15;
 
 struct Step<'a, T> {
     ridge: &'a Ridge,
@@ -40,21 +38,10 @@ pub fn ridge_step<T: Real>(
     let (rows, heads, elements) = (slots.len(), ridge.heads, ridge.state_elements(1));
     let x = ridge.inputs(&RidgeInputs { q, k, g, cu_seqlens: &[0, rows as i32], initial_state: None });
     assert_eq!(out.len(), q.len(), "ridge_step: x is [N, H, D]");
-    assert!(state.len().is_multiple_of(elements), "ridge_step: state is [slots, H, D, D]");
-    let count = state.len() / elements;
-    assert!(slots.iter().all(|&s| (s as usize) < count), "ridge_step: slots {slots:?} of {count}");
+    expect_slots("ridge_step", slots, state.len(), elements);
     let step = Step { ridge, x, slots, state: state.as_mut_ptr(), out: out.as_mut_ptr() };
-    // Rows whose slots rise are independent; otherwise one task takes all rows of a head, in order.
-    if rows * elements * (ridge.num_iter + 1) < SMALL {
-        T::dispatch(Rows { step: &step, rows: 0..rows, heads: 0..heads });
-    } else if slots.windows(2).all(|w| w[0] < w[1]) {
-        pool.run(rows * heads, |task, _| {
-            let (row, head) = (task / heads, task % heads);
-            T::dispatch(Rows { step: &step, rows: row..row + 1, heads: head..head + 1 });
-        });
-    } else {
-        pool.run(heads, |head, _| T::dispatch(Rows { step: &step, rows: 0..rows, heads: head..head + 1 }));
-    }
+    let work = rows * elements * (ridge.num_iter + 1);
+    split(pool, slots, heads, work, |rows, heads| T::dispatch(Rows { step: &step, rows, heads }));
 }
 
 struct Rows<'a, T> {

@@ -21,6 +21,7 @@ use crate::disjoint::Disjoint;
 use crate::gla::{scratch_bytes, workers};
 use crate::rows::{expect_len, for_columns};
 use crate::simd::{Kernel, Simd};
+use crate::slots::expect_slots;
 use crate::transpose::transpose;
 use crate::{Pool, Real};
 use std::ops::Range;
@@ -132,8 +133,7 @@ pub fn selective_scan_step<T: Real>(
     let (channels, states) = x.sizes();
     x.check(slots.len());
     expect_len("y", y.len(), x.x.len());
-    let count = kept.len().checked_div(states * channels).unwrap_or(0);
-    assert!(slots.iter().all(|&s| (s as usize) < count), "selective_scan: slots {slots:?} of {count}");
+    expect_slots("selective_scan_step", slots, kept.len(), states * channels);
     let a = x.a_by_state(pool, scratch);
     let (kept, y) = (Disjoint::new(kept), Disjoint::new(y));
     for_columns(pool, channels, |channels| {

@@ -27,6 +27,7 @@ pub use backward::{Wkv4Gradients, wkv4_backward, wkv4_backward_scratch};
 use crate::disjoint::Disjoint;
 use crate::rows::expect_len;
 use crate::simd::{Kernel, Simd};
+use crate::slots::expect_slots;
 use crate::{Pool, Real};
 use lanes::{Channels, State};
 use std::ops::Range;
@@ -111,8 +112,7 @@ pub fn wkv4_step<T: Real>(pool: &Pool, x: &Wkv4Inputs<'_, T>, slots: &[i32], sta
     let d = x.channels();
     x.check(slots.len());
     expect_len("y", y.len(), x.v.len());
-    let count = states.len() / (STATE_ROWS * d);
-    assert!(slots.iter().all(|&s| (s as usize) < count), "wkv4: slots {slots:?} of {count}");
+    expect_slots("wkv4_step", slots, states.len(), STATE_ROWS * d);
     let (states, y) = (Disjoint::new(states), Disjoint::new(y));
     pool.run(d.div_ceil(LANES), |task, _| {
         let channels = task * LANES..((task + 1) * LANES).min(d);

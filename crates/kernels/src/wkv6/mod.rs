@@ -32,6 +32,7 @@ use crate::disjoint::Disjoint;
 use crate::gemm::Compute;
 use crate::gla::{Gla, gla_form, gla_forms};
 use crate::simd::{Kernel, Simd};
+use crate::slots::expect_slots;
 use crate::{Pool, Real};
 use lanes::{Lanes, Rows, Sweep, decays};
 
@@ -203,8 +204,7 @@ pub fn wkv6_step<T: Real>(
     let x = Wkv6Inputs { cu_seqlens: &cu_seqlens, initial_state: None, ..*x };
     wkv.expect_shapes(&x);
     assert_eq!(o.len(), x.v.len(), "wkv6_step: o is [N, H, V]");
-    let count = states.len() / wkv.state_elements(1);
-    assert!(slots.iter().all(|&s| (s as usize) < count), "wkv6_step: slots {slots:?} of {count}");
+    expect_slots("wkv6_step", slots, states.len(), wkv.state_elements(1));
     recurrent(pool, wkv, &x, Rows::Slots(slots), states, o);
 }
 

@@ -12,7 +12,8 @@
 //! where diag(exp(g)) + b aᵀ has no eigenvalue beyond 1.
 //!
 //! A sequence alone or beside others, on any number of threads, has the same bits; in the recurrent form also in pieces,
-//! and [`wkv7_step`] has its bits. Inference takes that form, training what [`wkv7_form`] says.
+//! and [`wkv7_step`] has its bits. That form is the faster forward; backward passes take what
+//! [`delta_backward_form`](crate::delta::delta_backward_form) says.
 //!
 //! Source: "RWKV-7 Goose with Expressive Dynamic State Evolution" (2025), arXiv 2503.14456, section 4.
 
@@ -27,8 +28,8 @@ mod tests;
 pub use crate::delta::Form;
 pub use crate::wkv6::MOST_KEYS;
 
-use crate::delta::SUB;
 use crate::gla::{longest, scratch_bytes};
+use crate::slots::expect_slots;
 use crate::wkv6::lanes::Rows;
 use crate::{Pool, Real};
 
@@ -101,11 +102,6 @@ pub struct Wkv7Gradients<'a, T> {
     pub log_decay: &'a mut [T],
     /// As the initial states, if wanted.
     pub initial_state: Option<&'a mut [T]>,
-}
-
-/// The form to train with, by the tokens of the sequences: [`Form::Chunked`] if one is longer than a block of 16.
-pub fn wkv7_form(_wkv: &Wkv7, lengths: &[usize]) -> Form {
-    if lengths.iter().any(|&length| length > SUB) { Form::Chunked } else { Form::Recurrent }
 }
 
 /// Bytes of scratch for [`wkv7_forward`] on `threads` threads, the longest sequence having `longest` tokens.
@@ -198,7 +194,6 @@ pub fn wkv7_step<T: Real>(
     let x = Wkv7Inputs { cu_seqlens: &cu_seqlens, initial_state: None, ..*x };
     wkv.expect_shapes(&x);
     assert_eq!(o.len(), x.v.len(), "wkv7_step: o is [N, H, V]");
-    let count = states.len() / wkv.state_elements(1);
-    assert!(slots.iter().all(|&s| (s as usize) < count), "wkv7_step: slots {slots:?} of {count}");
+    expect_slots("wkv7_step", slots, states.len(), wkv.state_elements(1));
     recurrent::sweep(pool, wkv, &x, Rows::Slots(slots), states, o);
 }

@@ -35,6 +35,8 @@ pub enum Forms {
     Recurrent,
     /// Chunks by matrix products
     Chunked,
+    /// Swept forward, in chunks backward
+    Mixed,
     /// All pairs of tokens
     Parallel,
 }
@@ -106,6 +108,7 @@ impl Measured<'_> {
             Forms::Auto => vec![chosen],
             Forms::Recurrent => vec!["recurrent"],
             Forms::Chunked => vec!["chunked"],
+            Forms::Mixed => vec!["mixed"],
             Forms::Parallel => vec!["parallel"],
         };
         let forward = (r.operations)(setting.tokens as f64);

@@ -13,12 +13,12 @@ use memwall_graph::ops::wkv4::{Wkv4, Wkv4Step};
 use memwall_graph::ops::wkv6::{Wkv6, Wkv6Step};
 use memwall_graph::ops::wkv7::{Wkv7, Wkv7Step};
 use memwall_kernels::attention::Attention as AttentionKernel;
-use memwall_kernels::delta::{Delta as DeltaKernel, Form as DeltaForm, delta_form};
+use memwall_kernels::delta::{Delta as DeltaKernel, Form as DeltaForm, delta_backward_form};
 use memwall_kernels::gemm::Compute;
 use memwall_kernels::gla::{Form as GlaForm, Gla as GlaKernel, gla_form};
 use memwall_kernels::ridge::{Form as RidgeForm, Ridge as RidgeKernel, ridge_form};
 use memwall_kernels::wkv6::{Form as Wkv6Form, Wkv6 as Wkv6Kernel, wkv6_form};
-use memwall_kernels::wkv7::{Wkv7 as Wkv7Kernel, wkv7_form};
+use memwall_kernels::wkv7::Wkv7 as Wkv7Kernel;
 
 use super::sequence::{HEADS, KEYS, Like, Sequence, VALUES};
 
@@ -50,6 +50,9 @@ const SCAN_KEYS: usize = 16;
 
 const BY_CHUNKS: &[&str] = &["recurrent", "chunked"];
 const BY_TOKENS: &[&str] = &["recurrent"];
+/// Tokens one by one forward, chunks backward.
+const MIXED: &str = "mixed";
+const MIXABLE: &[&str] = &["recurrent", "chunked", MIXED];
 
 fn by_tokens(_: Compute, _: usize) -> &'static str {
     "recurrent"
@@ -61,8 +64,15 @@ fn gla_chosen(compute: Compute, tokens: usize) -> &'static str {
 }
 
 fn delta_chosen(_: Compute, tokens: usize) -> &'static str {
-    let kernel = DeltaKernel::new(HEADS, KEYS, VALUES);
-    if delta_form(&kernel, &[tokens]) == DeltaForm::Chunked { "chunked" } else { "recurrent" }
+    if delta_backward_form(tokens) == DeltaForm::Chunked { MIXED } else { "recurrent" }
+}
+
+fn form_of_delta(form: &str) -> Option<DeltaForm> {
+    match form {
+        MIXED => None,
+        "chunked" => Some(DeltaForm::Chunked),
+        _ => Some(DeltaForm::Recurrent),
+    }
 }
 
 fn wkv6_chosen(_: Compute, tokens: usize) -> &'static str {
@@ -71,11 +81,6 @@ fn wkv6_chosen(_: Compute, tokens: usize) -> &'static str {
         Wkv6Form::Parallel => "parallel",
         Wkv6Form::Recurrent => "recurrent",
     }
-}
-
-fn wkv7_chosen(_: Compute, tokens: usize) -> &'static str {
-    let kernel = Wkv7Kernel::new(HEADS, KEYS, VALUES);
-    if wkv7_form(&kernel, &[tokens]) == DeltaForm::Chunked { "chunked" } else { "recurrent" }
 }
 
 /// Elements of the states of all heads.
@@ -89,7 +94,7 @@ const fn gla(name: &'static str, operations: fn(f64) -> f64, build: Build, step:
 const fn delta(name: &'static str, build: Build, step: Build) -> Recurrence {
     Recurrence {
         name,
-        forms: BY_CHUNKS,
+        forms: MIXABLE,
         chosen: delta_chosen,
         operations: |t| 7.0 * t * STATE,
         with_backward: 4.0,
@@ -152,8 +157,8 @@ pub const ALL: &[Recurrence] = &[
     },
     Recurrence {
         name: "wkv7",
-        forms: BY_CHUNKS,
-        chosen: wkv7_chosen,
+        forms: MIXABLE,
+        chosen: delta_chosen,
         operations: |t| 9.0 * t * STATE,
         with_backward: 4.0,
         build: wkv7,
@@ -274,8 +279,7 @@ fn whole_delta(s: &mut Sequence, form: &str, shape: GateShape) -> anyhow::Result
     let mut inputs = delta_inputs(s)?.to_vec();
     inputs.push(s.offsets);
     inputs.extend(gate(s, shape)?);
-    let form = if form == "chunked" { DeltaForm::Chunked } else { DeltaForm::Recurrent };
-    Ok(s.g.push(Delta::new(DeltaKernel::new(HEADS, KEYS, VALUES), shape, Some(form), false), &inputs)?[0])
+    Ok(s.g.push(Delta::new(DeltaKernel::new(HEADS, KEYS, VALUES), shape, form_of_delta(form), false), &inputs)?[0])
 }
 
 fn delta_step(s: &mut Sequence, shape: GateShape) -> anyhow::Result<Value> {
@@ -336,8 +340,7 @@ fn wkv7_inputs(s: &mut Sequence) -> anyhow::Result<[Value; 6]> {
 
 fn wkv7(s: &mut Sequence, form: &str) -> anyhow::Result<Value> {
     let [r, k, v, a, b, g] = wkv7_inputs(s)?;
-    let form = if form == "chunked" { DeltaForm::Chunked } else { DeltaForm::Recurrent };
-    let op = Wkv7::new(Wkv7Kernel::new(HEADS, KEYS, VALUES), Some(form));
+    let op = Wkv7::new(Wkv7Kernel::new(HEADS, KEYS, VALUES), form_of_delta(form));
     Ok(s.g.push(op, &[r, k, v, a, b, g, s.offsets])?[0])
 }
 
