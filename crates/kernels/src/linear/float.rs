@@ -2,7 +2,8 @@
 //!
 //! x is a row of words: f32 bits, or pairs of bf16. Each word is one term of a chain over k in
 //! ascending order: a fused multiply-add, or (BF16) what `vdpbf16ps` does with a pair. Blocks of small floats have a
-//! chain of their own for each part of 32 weights, from 0 on, which goes times the scale into the chain over parts.
+//! chain of their own for each part of 32 weights, from 0 on, which goes times the scale into the chain over parts. Two parts are
+//! summed at a time: one chain alone would wait for its own additions.
 
 use super::lanes::{Lanes, MAX_LANES, Rows};
 use super::prefetch::{Pieces, Prefetch};
@@ -43,17 +44,17 @@ pub(super) trait FloatFormat: 'static {
 /// What is done with words of weights. (A trait and not a closure, because closures cannot be made
 /// to be inlined.)
 pub(super) trait Sink<L: Lanes> {
-    /// Takes word `k` of each row.
+    /// Takes word `k` of each row, which belongs to the first (0) or the second (1) of the parts in work.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn word(&mut self, k: usize, w: L::V);
+    unsafe fn word(&mut self, k: usize, part: usize, w: L::V);
 
-    /// Takes the scale of the part that ends before word `k`.
+    /// Takes the scale of that part, which ends before word `k`; of the first part first.
     ///
     /// # Safety
     /// The processor has the instruction set.
-    unsafe fn scale(&mut self, k: usize, d: L::F);
+    unsafe fn scale(&mut self, k: usize, part: usize, d: L::F);
 }
 
 pub(super) struct F32;
@@ -69,7 +70,7 @@ impl FloatFormat for F32 {
         // SAFETY: as the caller promises.
         unsafe {
             for (i, w) in L::gather32(rows, at).into_iter().enumerate() {
-                sink.word(first + i, w);
+                sink.word(first + i, 0, w);
             }
         }
     }
@@ -85,8 +86,8 @@ impl FloatFormat for F16 {
         unsafe {
             for (i, w) in L::gather32(rows, at).into_iter().enumerate() {
                 let (low, high) = L::halves(w);
-                sink.word(first + 2 * i, L::as_v(low));
-                sink.word(first + 2 * i + 1, L::as_v(high));
+                sink.word(first + 2 * i, 0, L::as_v(low));
+                sink.word(first + 2 * i + 1, 0, L::as_v(high));
             }
         }
     }
@@ -161,25 +162,25 @@ struct Until<'a, S> {
 
 impl<L: Lanes, S: Sink<L>> Sink<L> for Until<'_, S> {
     #[inline(always)]
-    unsafe fn word(&mut self, k: usize, w: L::V) {
+    unsafe fn word(&mut self, k: usize, part: usize, w: L::V) {
         if k < self.end {
             // SAFETY: the maker of this promises the instruction set.
-            unsafe { self.sink.word(k, w) };
+            unsafe { self.sink.word(k, part, w) };
         }
     }
 
     #[inline(always)]
-    unsafe fn scale(&mut self, k: usize, d: L::F) {
+    unsafe fn scale(&mut self, k: usize, part: usize, d: L::F) {
         // SAFETY: as above.
-        unsafe { self.sink.scale(k, d) };
+        unsafe { self.sink.scale(k, part, d) };
     }
 }
 
 /// Outputs so far, and the words of x.
 struct Sums<L: Lanes, F, const R: usize> {
     acc: [L::F; R],
-    /// Sums of the part in work, if there are parts.
-    part: [L::F; R],
+    /// Sums of the parts in work, if there are parts.
+    parts: [[L::F; R]; 2],
     x: *const u32,
     stride: usize,
     format: PhantomData<F>,
@@ -187,24 +188,24 @@ struct Sums<L: Lanes, F, const R: usize> {
 
 impl<L: Lanes, F: FloatFormat, const R: usize> Sink<L> for Sums<L, F, R> {
     #[inline(always)]
-    unsafe fn word(&mut self, k: usize, w: L::V) {
+    unsafe fn word(&mut self, k: usize, part: usize, w: L::V) {
         for r in 0..R {
             // SAFETY: the maker of this promises the instruction set and the lengths.
             unsafe {
                 let x = *self.x.add(r * self.stride + k);
-                let sum = if F::PART > 0 { &mut self.part[r] } else { &mut self.acc[r] };
+                let sum = if F::PART > 0 { &mut self.parts[part][r] } else { &mut self.acc[r] };
                 *sum = if F::PAIRS { term::<L, true>(*sum, w, x) } else { term::<L, false>(*sum, w, x) };
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn scale(&mut self, _: usize, d: L::F) {
+    unsafe fn scale(&mut self, _: usize, part: usize, d: L::F) {
         for r in 0..R {
             // SAFETY: as above.
             unsafe {
-                self.acc[r] = L::fma(self.part[r], d, self.acc[r]);
-                self.part[r] = L::splat_f(0.0);
+                self.acc[r] = L::fma(self.parts[part][r], d, self.acc[r]);
+                self.parts[part][r] = L::splat_f(0.0);
             }
         }
     }
@@ -225,7 +226,7 @@ pub(super) unsafe fn columns<L: Lanes, F: FloatFormat, const R: usize>(
     // SAFETY: as the caller promises.
     unsafe {
         let zero = [L::splat_f(0.0); R];
-        let mut sums = Sums::<L, F, R> { acc: zero, part: zero, x, stride: words_in_row, format: PhantomData };
+        let mut sums = Sums::<L, F, R> { acc: zero, parts: [zero; 2], x, stride: words_in_row, format: PhantomData };
         words::<L, F>(rows, row_bytes, 0, words_in_row, Some(prefetch), &mut sums);
         sums.acc
     }
@@ -269,13 +270,13 @@ struct Fill<F> {
 
 impl<L: Lanes, F: FloatFormat> Sink<L> for Fill<F> {
     #[inline(always)]
-    unsafe fn word(&mut self, k: usize, w: L::V) {
+    unsafe fn word(&mut self, k: usize, _: usize, w: L::V) {
         // SAFETY: the maker of this promises the instruction set and the room.
         unsafe { L::store(w, self.at.add(items(F::PART, k - self.begin) * VECTORS * L::LANES * 4)) };
     }
 
     #[inline(always)]
-    unsafe fn scale(&mut self, k: usize, d: L::F) {
+    unsafe fn scale(&mut self, k: usize, _: usize, d: L::F) {
         // SAFETY: as above; word `k` is behind the scale.
         unsafe { L::store_f(d, self.at.add((items(F::PART, k - self.begin) - 1) * VECTORS * L::LANES * 4)) };
     }

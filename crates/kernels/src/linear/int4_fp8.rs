@@ -14,7 +14,7 @@ use super::block::half_scale;
 use super::float::{FloatFormat, Sink, TILE_BYTES};
 use super::lanes::{HalfTable, Lanes, Rows};
 use super::leaf::{self, Columns, Job, Leaf, float_task};
-use super::small_float::PART;
+use super::small_float::{PART, nibbles};
 use super::{PARALLEL_PRODUCT, task_columns};
 use crate::disjoint::Disjoint;
 use crate::rows::for_rows;
@@ -306,24 +306,6 @@ const fn upper_half(x: f32) -> u16 {
     (x.to_bits() >> 16) as u16
 }
 
-/// The codes of pair `i` of a group's word: `i` in the low half, `i + 4` in the high one.
-///
-/// # Safety
-/// The processor has the instruction set.
-#[inline(always)]
-unsafe fn pair<L: Lanes>(word: L::V, i: usize) -> L::V {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let moved = match i {
-            0 => word,
-            1 => L::shr::<4>(word),
-            2 => L::shr::<8>(word),
-            _ => L::shr::<12>(word),
-        };
-        L::and(moved, L::splat(0x000f_000f))
-    }
-}
-
 /// The bits of the scales of a group.
 ///
 /// # Safety
@@ -334,6 +316,80 @@ unsafe fn scale_bits<L: Lanes>(rows: &Rows, at: usize) -> L::V {
     unsafe {
         let half = half_scale::<L>(L::and(L::gather2(rows, at), L::splat(255)));
         L::as_v(L::mul(L::as_f(half), L::splat_f(2.0)))
+    }
+}
+
+/// What a pair of codes is as words. (A trait and not a closure, as [`Sink`].)
+trait Values<L: Lanes> {
+    /// The words of codes in the lowest four bits of halves, the other bits being anything.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
+    unsafe fn of(&self, codes: L::V) -> L::V;
+}
+
+/// The codes themselves.
+struct Itself;
+
+impl<L: Lanes> Values<L> for Itself {
+    #[inline(always)]
+    unsafe fn of(&self, codes: L::V) -> L::V {
+        // SAFETY: as the caller promises.
+        unsafe { L::lookup_halves(&CODES, codes) }
+    }
+}
+
+/// Codes times the mantissa of a scale.
+struct Times<L: Lanes> {
+    /// Its lower two bits, in bits 4 and 5 of both halves.
+    low: L::V,
+    /// Ones where its upper bit is set.
+    second: L::V,
+}
+
+impl<L: Lanes> Values<L> for Times<L> {
+    #[inline(always)]
+    unsafe fn of(&self, codes: L::V) -> L::V {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let index = L::select::<0x000f_000f>(codes, self.low);
+            let a = L::lookup_halves(&TIMES_MANTISSA[0], index);
+            let b = L::lookup_halves(&TIMES_MANTISSA[1], index);
+            L::xor(a, L::and(L::xor(a, b), self.second))
+        }
+    }
+}
+
+/// Unpacks a group, two parts of it at a time.
+///
+/// # Safety
+/// As [`FloatFormat::unpack`].
+#[inline(always)]
+unsafe fn unpack<L: Lanes>(
+    rows: &Rows,
+    at: usize,
+    first: usize,
+    d: L::F,
+    values: &impl Values<L>,
+    sink: &mut impl Sink<L>,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        for two in (0..INT4_FP8_GROUP / 2 / PART).step_by(2) {
+            let words = [0, 1].map(|part| L::gather16(rows, at + 1 + 16 * (two + part)));
+            for (four, words) in words[0].into_iter().zip(words[1]).enumerate() {
+                // Pair i of a word is its codes i and i + 4.
+                let codes = [nibbles::<L>(words.0), nibbles::<L>(words.1)];
+                for i in 0..4 {
+                    for (part, codes) in codes.iter().enumerate() {
+                        sink.word(first + PART * (two + part) + 4 * four + i, part, values.of(codes[i]));
+                    }
+                }
+            }
+            for part in 0..2 {
+                sink.scale(first + PART * (two + part + 1), part, d);
+            }
+        }
     }
 }
 
@@ -348,15 +404,7 @@ impl FloatFormat for Exact {
         // SAFETY: as the caller promises.
         unsafe {
             let d = L::as_f(scale_bits::<L>(rows, at));
-            for part in 0..Self::WORDS / PART {
-                for (g, word) in L::gather16(rows, at + 1 + 16 * part).into_iter().enumerate() {
-                    for i in 0..4 {
-                        let k = first + PART * part + 4 * g + i;
-                        sink.word(k, L::lookup_halves(&CODES, pair::<L>(word, i)));
-                    }
-                }
-                sink.scale(first + PART * (part + 1), d);
-            }
+            unpack::<L>(rows, at, first, d, &Itself, sink);
         }
     }
 }
@@ -373,22 +421,9 @@ impl FloatFormat for Rounded {
         unsafe {
             let bits = scale_bits::<L>(rows, at);
             let power = L::as_f(L::and(bits, L::splat(0x7f80_0000)));
-            // Two bits of mantissa are part of the index in both halves, the upper one chooses the table.
             let low = L::and(L::shr::<16>(bits), L::splat(0x30));
-            let low = L::or(low, L::shl::<16>(low));
-            let second = L::sar::<31>(L::shl::<9>(bits));
-            for part in 0..Self::WORDS / PART {
-                for (g, word) in L::gather16(rows, at + 1 + 16 * part).into_iter().enumerate() {
-                    for i in 0..4 {
-                        let index = L::or(pair::<L>(word, i), low);
-                        let a = L::lookup_halves(&TIMES_MANTISSA[0], index);
-                        let b = L::lookup_halves(&TIMES_MANTISSA[1], index);
-                        let values = L::xor(a, L::and(L::xor(a, b), second));
-                        sink.word(first + PART * part + 4 * g + i, values);
-                    }
-                }
-                sink.scale(first + PART * (part + 1), power);
-            }
+            let times = Times::<L> { low: L::or(low, L::shl::<16>(low)), second: L::sar::<31>(L::shl::<9>(bits)) };
+            unpack::<L>(rows, at, first, power, &times, sink);
         }
     }
 }

@@ -91,7 +91,7 @@ pub(super) trait Leaf: Lanes {
 }
 
 macro_rules! leaf {
-    ($lanes:ty, $(#[$features:meta])?, block rows $one:literal $many:literal, float rows $float:literal) => {
+    ($lanes:ty, $(#[$features:meta])?, block rows $one:literal $many:literal, float rows $float:literal $parts:literal) => {
         impl Leaf for $lanes {
             #[inline(always)]
             unsafe fn block_columns<F: BlockFormat, const R: usize>(job: &Job, columns: Columns) {
@@ -202,9 +202,14 @@ macro_rules! leaf {
                 let mut row = 0;
                 // SAFETY: as the trait's.
                 unsafe {
-                    while m - row >= $float {
+                    while PART == 0 && m - row >= $float {
                         body::<PAIRS, PART, $float>(slice, row, next, lines);
                         row += $float;
+                    }
+                    // Fewer at a time, for each has sums of its own beside those of the part in work.
+                    while PART > 0 && m - row >= $parts {
+                        body::<PAIRS, PART, $parts>(slice, row, next, lines);
+                        row += $parts;
                     }
                     while row < m {
                         match m - row {
@@ -220,15 +225,15 @@ macro_rules! leaf {
     };
 }
 
-leaf!(super::portable::Portable, , block rows 4 4, float rows 4);
+leaf!(super::portable::Portable, , block rows 4 4, float rows 4 4);
 #[cfg(target_arch = "x86_64")]
 leaf!(super::avx512::Avx512,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
-    block rows 8 6, float rows 12);
+    block rows 8 6, float rows 12 6);
 #[cfg(target_arch = "x86_64")]
 leaf!(super::avx2::Avx2,
     #[target_feature(enable = "avx2,fma,f16c")],
-    block rows 4 2, float rows 4);
+    block rows 4 2, float rows 4 2);
 
 /// All columns of a task for `R` rows of x.
 ///

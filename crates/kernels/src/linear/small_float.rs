@@ -22,42 +22,24 @@ static BF16: HalfTable = {
     HalfTable::new(halves)
 };
 
-/// Bits 4 and 5 of each half: the two bits that lie at bit `at`. The other bits are anything.
+/// The four bits of each half from bits 0, 4, 8 and 12 on, moved to bits 0 to 3; the other bits are anything.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[inline(always)]
-unsafe fn upper<L: Lanes>(v: L::V, at: usize) -> L::V {
+pub(super) unsafe fn nibbles<L: Lanes>(v: L::V) -> [L::V; 4] {
     // SAFETY: as the caller promises.
-    unsafe {
-        match at {
-            0 => L::shl::<4>(v),
-            2 => L::shl::<2>(v),
-            4 => v,
-            6 => L::shr::<2>(v),
-            8 => L::shr::<4>(v),
-            10 => L::shr::<6>(v),
-            12 => L::shr::<8>(v),
-            _ => L::shr::<10>(v),
-        }
-    }
+    unsafe { [v, L::shr::<4>(v), L::shr::<8>(v), L::shr::<12>(v)] }
 }
 
-/// Bits 0 to 3 of each half: the four bits that lie at bit `at`. The other bits are anything.
+/// The two bits of each half from bits 0, 2, 4 and 6 on, moved to bits 4 and 5; the other bits are anything.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[inline(always)]
-unsafe fn lower<L: Lanes>(v: L::V, at: usize) -> L::V {
+unsafe fn crumbs<L: Lanes>(v: L::V) -> [L::V; 4] {
     // SAFETY: as the caller promises.
-    unsafe {
-        match at {
-            0 => v,
-            4 => L::shr::<4>(v),
-            8 => L::shr::<8>(v),
-            _ => L::shr::<12>(v),
-        }
-    }
+    unsafe { [L::shl::<4>(v), L::shl::<2>(v), v, L::shr::<2>(v)] }
 }
 
 impl FloatFormat for Fp6 {
@@ -72,14 +54,26 @@ impl FloatFormat for Fp6 {
         unsafe {
             let d = L::low_half(L::gather2(rows, at));
             let (high, low) = (L::gather16(rows, at + 2), L::gather32(rows, at + 18));
-            for part in 0..2 {
-                for i in 0..PART {
-                    let pair = part * PART + i;
-                    let (low, high) =
-                        (lower::<L>(low[pair / 4], pair % 4 * 4), upper::<L>(high[pair / 8], pair % 8 * 2));
-                    sink.word(first + pair, L::lookup_halves(&BF16, L::select::<0x000f_000f>(low, high)));
+            let next = |v| L::shr::<8>(v);
+            // Four pairs of the first part and four of the second, in words of both planes. (A list, and not indices, so that
+            // the compiler unrolls it.)
+            let pairs = [
+                [(low[0], high[0]), (low[4], high[2])],
+                [(low[1], next(high[0])), (low[5], next(high[2]))],
+                [(low[2], high[1]), (low[6], high[3])],
+                [(low[3], next(high[1])), (low[7], next(high[3]))],
+            ];
+            for (four, parts) in pairs.into_iter().enumerate() {
+                let [ours, theirs] = parts.map(|(low, high)| (nibbles::<L>(low), crumbs::<L>(high)));
+                for i in 0..4 {
+                    for (part, (low, high)) in [ours, theirs].iter().enumerate() {
+                        let word = L::lookup_halves(&BF16, L::select::<0x000f_000f>(low[i], high[i]));
+                        sink.word(first + part * PART + four * 4 + i, part, word);
+                    }
                 }
-                sink.scale(first + (part + 1) * PART, d);
+            }
+            for part in 0..2 {
+                sink.scale(first + (part + 1) * PART, part, d);
             }
         }
     }
