@@ -40,9 +40,10 @@ impl Recall {
 
     /// Other sequences and pairs, in a model of another width and with as many tokens and steps as `tokens` and `steps` say.
     pub(crate) fn sized(run: &Run, [time, pairs, width]: [usize; 3], [tokens, steps]: [usize; 2]) -> Recall {
-        let recall = Recall::new(run);
-        let training = Training { time, batch: (tokens / time).max(1), steps: steps as u64, ..recall.training };
-        Recall { training, pairs, width, ..recall }
+        let usual = Recall::new(run).training;
+        let training = Training { time, batch: (tokens / time).max(1), steps: steps as u64, ..usual };
+        // Ids must be more than positions.
+        Recall { training, vocabulary: run.pick(80, 512, 8192), pairs, width }
     }
 
     /// The convolution whose filter does not depend on what it reads: short, or as long as the sequence.
