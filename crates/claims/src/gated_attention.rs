@@ -8,6 +8,9 @@
 //!    a ladder of rates (×1.5) each still learns, every rung a run of its own.
 //! 4. What the gate costs in training tokens a second.
 //!
+//! 5. Sinks (`gated_attention/sinks.rs`): with a task that seldom needs attention, the first token draws less of it behind gates,
+//!    at most half as much; with the loss everywhere, and at the triggers alone.
+//!
 //! Beside them, without a bar: the share of attention that the first token draws in the trained models, their largest
 //! activations and how far their gates are open.
 //!
@@ -16,6 +19,7 @@
 mod learning;
 mod limits;
 mod rank;
+mod sinks;
 
 use std::collections::HashMap;
 
@@ -30,6 +34,7 @@ use crate::{
 use learning::{DAMAGED, GATED, Ladder, Learning, PLAIN};
 use limits::limits;
 use rank::added_rank;
+use sinks::resting;
 
 const OPEN: &str = "largest difference between an open gate and none";
 const CLOSED: &str = "largest output behind a closed gate";
@@ -41,6 +46,10 @@ const LOSS: &str = "loss with a gate a head";
 const LADDER: &str = "rungs of rates that train";
 const HEADWISE_SPEED: &str = "training speed with a gate a head";
 const ELEMENTWISE_SPEED: &str = "training speed with a gate a channel";
+const SINKS: &str = "share of attention that the first token draws behind gates, less that without";
+const SINK_RATIO: &str = "share of attention that the first token draws behind gates, over that without";
+const MASKED_SINKS: &str = "the same difference with a loss at triggers alone";
+const MASKED_RATIO: &str = "the same ratio with a loss at triggers alone";
 
 /// Channels of the head whose rank is measured.
 const HEAD: usize = 8;
@@ -60,6 +69,10 @@ static ABOUT: About = About {
         Check { what: LADDER, kind: Kind::Difference, unit: "rungs of 1.5", bar: Bar::at_least(0.0) },
         Check { what: HEADWISE_SPEED, kind: Kind::Ratio, unit: "tokens/s", bar: Bar::at_least(0.95) },
         Check { what: ELEMENTWISE_SPEED, kind: Kind::Ratio, unit: "tokens/s", bar: Bar::at_least(0.85) },
+        Check { what: SINKS, kind: Kind::Difference, unit: "share", bar: Bar::less_than(0.0) },
+        Check { what: SINK_RATIO, kind: Kind::Ratio, unit: "share", bar: Bar::at_most(0.5) },
+        Check { what: MASKED_SINKS, kind: Kind::Difference, unit: "share", bar: Bar::less_than(0.0) },
+        Check { what: MASKED_RATIO, kind: Kind::Ratio, unit: "share", bar: Bar::at_most(0.5) },
     ],
     falsifier: Falsifier { what: "gated attention that sees its own token only", against: LOSS },
     source: concat!(
@@ -67,6 +80,7 @@ static ABOUT: About = About {
         include_str!("gated_attention/limits.rs"),
         include_str!("gated_attention/rank.rs"),
         include_str!("gated_attention/learning.rs"),
+        include_str!("gated_attention/sinks.rs"),
     ),
 };
 
@@ -116,6 +130,7 @@ impl Claim for GatedAttention {
             seen.insert((arm.to_owned(), rate.to_bits(), seed), sinks);
             Ok(trial)
         })?;
+        let [everywhere, at_triggers] = [resting(run, false)?, resting(run, true)?];
         let scores = |arm| swept.scores(arm).unwrap_or(&[]);
         let rungs = |ladders: &[Ladder]| ladders.iter().map(|ladder| ladder.rungs).collect::<Vec<_>>();
         Ok(Outcome::new()
@@ -129,6 +144,10 @@ impl Claim for GatedAttention {
             .check(LADDER, Measured::pairs(&rungs(&ladders[0]), &rungs(&ladders[1])))
             .check(HEADWISE_SPEED, Measured::pairs(&speeds[0], &speeds[1]))
             .check(ELEMENTWISE_SPEED, Measured::pairs(&speeds[0], &speeds[2]))
+            .check(SINKS, everywhere.shares.clone())
+            .check(SINK_RATIO, everywhere.shares)
+            .check(MASKED_SINKS, at_triggers.shares.clone())
+            .check(MASKED_RATIO, at_triggers.shares)
             .falsifier(Measured::pairs(scores(PLAIN), scores(DAMAGED)))
             .curve(ladder_curve(&ladders))
             .curve(sink_curve(
@@ -143,6 +162,8 @@ impl Claim for GatedAttention {
                 sinks.largest_hidden.clone()
             }))
             .note(gates_note(&swept, &seen, seeds))
+            .sweep(everywhere.sweep)
+            .sweep(at_triggers.sweep)
             .sweep(swept))
     }
 }

@@ -1,6 +1,8 @@
 //! Multi-query recall as Zoology asks it: the task, the sizes and the two-layer models that claims share.
 
-use memwall_nn::{AttentionConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig};
+use memwall_nn::{
+    AttentionConfig, BaseConvConfig, ChannelConfig, LayerConfig, MixerConfig, ModelConfig, RopeConfig, ShortConvConfig,
+};
 use memwall_tasks::{GeneratedData, GeneratedTask, GeneratorConfig, MqarConfig};
 
 use crate::{
@@ -34,6 +36,19 @@ impl Recall {
             pairs: run.pick(2, 8, 16),
             width: run.pick(8, 64, 128),
         }
+    }
+
+    /// Other sequences and pairs, in a model of another width and with as many tokens and steps as `tokens` and `steps` say.
+    pub(crate) fn sized(run: &Run, [time, pairs, width]: [usize; 3], [tokens, steps]: [usize; 2]) -> Recall {
+        let usual = Recall::new(run).training;
+        let training = Training { time, batch: (tokens / time).max(1), steps: steps as u64, ..usual };
+        // Ids must be more than positions.
+        Recall { training, vocabulary: run.pick(80, 512, 8192), pairs, width }
+    }
+
+    /// The convolution whose filter does not depend on what it reads: short, or as long as the sequence.
+    pub(crate) fn base_conv(&self, long: bool) -> MixerConfig {
+        MixerConfig::BaseConv(if long { BaseConvConfig::long(self.training.time) } else { BaseConvConfig::short(3) })
     }
 
     /// A short gated convolution.

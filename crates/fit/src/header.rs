@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use memwall_formats::gguf::Metadata;
 use memwall_formats::{Container, Dtype, Mix, MixModel, MixTensor, TensorInfo};
-use memwall_nn::{ChannelConfig, Checkpoint, MixerConfig, ModelConfig, WeightTypes};
+use memwall_nn::{ChannelConfig, Checkpoint, ModelConfig, WeightTypes};
 
 use crate::WeightFormat;
 
@@ -65,10 +65,7 @@ pub fn assign<'a>(
     metadata: &Metadata,
     tensors: impl Iterator<Item = (&'a str, &'a [usize], Dtype)>,
 ) -> Vec<Dtype> {
-    let attention = config.layers.iter().find_map(|layer| match &layer.mixer {
-        MixerConfig::Attention(a) => Some((a.heads, a.kv_heads)),
-        _ => None,
-    });
+    let attention = config.layers.iter().find_map(|layer| layer.mixer.attention().map(|a| (a.heads, a.kv_heads)));
     let (heads, kv_heads) = attention.unwrap_or((1, 1));
     let architecture = metadata.find::<&str>("general.architecture").ok().flatten().unwrap_or_default();
     let experts = config.layers.iter().find_map(|layer| match &layer.channel {

@@ -10,7 +10,7 @@
 
 use memwall_cache::KvFormat;
 use memwall_formats::{Dtype, Mix};
-use memwall_nn::{MixerConfig, ModelConfig};
+use memwall_nn::ModelConfig;
 
 use crate::{EngineOptions, FitError, Header, MemoryPlan, Quality, WeightFormat, WeightTier};
 
@@ -249,14 +249,8 @@ pub(crate) fn largest(
 
 /// The formats of keys and values that a model can have without being asked for others, the smallest first.
 fn kv_formats(config: &ModelConfig) -> Vec<KvFormat> {
-    let rows: Vec<usize> = config
-        .layers
-        .iter()
-        .filter_map(|layer| match &layer.mixer {
-            MixerConfig::Attention(a) => Some(a.kv_heads * a.head_dim),
-            _ => None,
-        })
-        .collect();
+    let rows: Vec<usize> =
+        config.layers.iter().filter_map(|layer| layer.mixer.attention().map(|a| a.kv_heads * a.head_dim)).collect();
     let quantized = !rows.is_empty() && rows.iter().all(|&row| Dtype::Q8_0.row_bytes(row).is_some());
     let small = quantized.then(|| KvFormat::both(Dtype::Q8_0));
     small.into_iter().chain([KvFormat::both(Dtype::F16)]).collect()

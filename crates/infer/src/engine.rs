@@ -10,7 +10,7 @@ use memwall_fit::{EngineOptions, MemoryPlan, is_cache, step_graph};
 use memwall_formats::Dtype;
 use memwall_graph::{Executor, Graph, Memory, Plan, PlanOptions, Region, RunDim, Source, Value};
 use memwall_kernels::Pool;
-use memwall_nn::{MixerConfig, ModelConfig, Sequences, WeightTypes};
+use memwall_nn::{ModelConfig, Sequences, WeightTypes};
 use memwall_store::{Budget, Reservation};
 
 use crate::load::has_not_finite;
@@ -178,7 +178,7 @@ impl Engine {
             lengths: vec![0; options.slots],
             caches,
             states,
-            rewinds: config.layers.iter().all(|l| matches!(&l.mixer, MixerConfig::Attention(a) if a.window.is_none())),
+            rewinds: config.layers.iter().all(|layer| layer.mixer.rewinds()),
             conversion: Conversion::default(),
         })
     }

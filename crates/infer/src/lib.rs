@@ -11,6 +11,7 @@ mod generate;
 mod load;
 mod model;
 pub mod perplexity;
+pub mod recall_slices;
 pub mod sample;
 mod shipped;
 

@@ -17,6 +17,19 @@ pub struct Windows<'a> {
     pub bos: Option<u32>,
 }
 
+/// A token that was scored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScoredToken {
+    /// Its window, from 0.
+    pub window: usize,
+    /// Its place in the window, from 0.
+    pub place: usize,
+    /// −ln p of the model.
+    pub nll: f64,
+    /// −ln p of the reference, if there is one.
+    pub reference_nll: Option<f64>,
+}
+
 /// How well a text was predicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
@@ -58,6 +71,17 @@ impl Windows<'_> {
         self.tokens.chunks_exact(self.context).map(|w| &w[self.context / 2 + 1..])
     }
 
+    /// The tokens of each whole window, as they are read: with BOS in the place of the first.
+    pub fn contexts(&self) -> impl Iterator<Item = Vec<u32>> {
+        self.tokens.chunks_exact(self.context).map(|text| {
+            let mut tokens = text.to_vec();
+            if let Some(bos) = self.bos {
+                tokens[0] = bos;
+            }
+            tokens
+        })
+    }
+
     /// Scores `engine` on the text, and against `reference` if given; `window` hears of each window done.
     ///
     /// # Errors
@@ -65,8 +89,22 @@ impl Windows<'_> {
     pub fn score(
         &self,
         engine: &mut Engine,
+        reference: Option<&mut Engine>,
+        window: impl FnMut(usize, &Score) -> bool,
+    ) -> Result<Score, InferError> {
+        self.score_tokens(engine, reference, window, |_| ())
+    }
+
+    /// [`Windows::score`]; `each` hears of every token that is scored.
+    ///
+    /// # Errors
+    /// As [`Windows::score`].
+    pub fn score_tokens(
+        &self,
+        engine: &mut Engine,
         mut reference: Option<&mut Engine>,
         mut window: impl FnMut(usize, &Score) -> bool,
+        mut each: impl FnMut(ScoredToken),
     ) -> Result<Score, InferError> {
         let (context, have) = (self.context, self.tokens.len());
         if context < 4 {
@@ -79,13 +117,7 @@ impl Windows<'_> {
             return Err(InferError::request(what));
         }
         let mut score = Score::default();
-        let mut tokens = Vec::with_capacity(context);
-        for (number, text) in self.tokens.chunks_exact(context).enumerate() {
-            tokens.clear();
-            tokens.extend_from_slice(text);
-            if let Some(bos) = self.bos {
-                tokens[0] = bos;
-            }
+        for (number, tokens) in self.contexts().enumerate() {
             let first = context / 2;
             for e in [Some(&mut *engine), reference.as_deref_mut()].into_iter().flatten() {
                 e.clear(0)?;
@@ -117,13 +149,18 @@ impl Windows<'_> {
                 for (i, &token) in next.iter().enumerate() {
                     let row = &logits[i * vocab..(i + 1) * vocab];
                     let log_sum = log_sum_exp(row);
+                    let nll = log_sum - f64::from(row[token as usize]);
+                    let mut scored = ScoredToken { window: number, place: at + i + 1, nll, reference_nll: None };
                     score.tokens += 1;
-                    score.nll += log_sum - f64::from(row[token as usize]);
+                    score.nll += nll;
                     if let Some(wanted) = wanted {
                         let wanted = &wanted[i * vocab..(i + 1) * vocab];
-                        score.kl += divergence(wanted, log_sum_exp(wanted), row, log_sum);
+                        let wanted_sum = log_sum_exp(wanted);
+                        scored.reference_nll = Some(wanted_sum - f64::from(wanted[token as usize]));
+                        score.kl += divergence(wanted, wanted_sum, row, log_sum);
                         score.same_top += usize::from(crate::sample::greedy(wanted) == crate::sample::greedy(row));
                     }
+                    each(scored);
                 }
             }
             if !window(number + 1, &score) {

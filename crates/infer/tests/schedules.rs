@@ -9,9 +9,9 @@ use memwall_graph::check::pseudo_random;
 use memwall_graph::{Graph, Source};
 use memwall_infer::{Engine, EngineOptions, InferError, Model, StepRows, Wanted};
 use memwall_nn::{
-    AttentionConfig, CONFIG_KEY, ChannelConfig, DeltaNetConfig, GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig,
-    LayerConfig, MixerConfig, ModelConfig, MoeConfig, RopeConfig, Sequences, SharedExpert, ShortConvConfig,
-    WeightTypes,
+    AttentionConfig, BaseConvConfig, CONFIG_KEY, ChannelConfig, DeltaNetConfig, GatedAssociativeConfig,
+    GatedKalmanetConfig, GlaConfig, LayerConfig, MixerConfig, ModelConfig, MoeConfig, RopeConfig, Select,
+    SelectiveAttentionConfig, Sequences, SharedExpert, ShortConvConfig, WeightTypes,
 };
 
 /// Tokens of the prompt, so that parts of 512 are cut too.
@@ -24,6 +24,7 @@ fn mixed() -> ModelConfig {
     let attention = AttentionConfig { rope, qk_norm: true, ..AttentionConfig::new(4, 2, 16) };
     let window = AttentionConfig { window: Some(24), ..attention.clone() };
     let gla = GlaConfig { short_conv: Some(4), ..GlaConfig::new(2, 16, 32) };
+    let plain = || AttentionConfig::new(4, 2, 16);
     let mixers = [
         MixerConfig::Gla(gla),
         MixerConfig::Attention(attention),
@@ -31,13 +32,18 @@ fn mixed() -> ModelConfig {
         MixerConfig::DeltaNet(DeltaNetConfig::new(2, 16, 32)),
         MixerConfig::GatedKalmanet(GatedKalmanetConfig { kv_heads: Some(1), ..GatedKalmanetConfig::new(2, 16) }),
         MixerConfig::GatedAssociative(GatedAssociativeConfig::new(24, 3)),
+        MixerConfig::BaseConv(BaseConvConfig::long(600)),
+        MixerConfig::BaseConv(BaseConvConfig::short(3)),
+        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(plain(), Select::Threshold)),
+        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(plain(), Select::SeenBefore)),
         MixerConfig::Attention(window),
     ];
     let channel = ChannelConfig::Glu { hidden: 96, activation: Default::default(), bias: false };
     let shared = Some(SharedExpert { hidden: 32, gate: true });
     let experts = ChannelConfig::Moe(MoeConfig { shared, ..MoeConfig::new(6, 2, 32) });
     let channels = [channel.clone(), experts.clone(), experts, channel.clone(), channel];
-    let layers = mixers.into_iter().zip(channels).map(|(mixer, channel)| LayerConfig { mixer, channel });
+    let layers =
+        mixers.into_iter().zip(channels.into_iter().cycle()).map(|(mixer, channel)| LayerConfig { mixer, channel });
     ModelConfig { norm_eps: 1e-6, ..ModelConfig::new(200, 64, 600, layers.collect()) }
 }
 
@@ -144,5 +150,35 @@ fn threads_parts_and_neighbours_change_no_bit() -> Result<(), InferError> {
         );
         assert_ne!(want, Some(other), "{name}: another prompt has other logits");
     }
+    Ok(())
+}
+
+#[test]
+fn what_stands_at_positions_is_forgotten_token_by_token() -> Result<(), InferError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let attention = AttentionConfig::new(4, 2, 16);
+    let mixers = [
+        MixerConfig::BaseConv(BaseConvConfig::long(64)),
+        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(attention.clone(), Select::Threshold)),
+        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(attention, Select::SeenBefore)),
+    ];
+    let layers = mixers.into_iter().map(|mixer| LayerConfig { mixer, channel: ChannelConfig::None });
+    let model = random(&folder.path().join("f32.gguf"), &ModelConfig::new(50, 64, 64, layers.collect()), Dtype::F32);
+    let options = EngineOptions { context: 40, ..EngineOptions::default() };
+    let (first, other) = ([7, 9, 7, 30, 9, 41, 2], [3, 9, 7, 12, 3]);
+    let fresh = bits(Engine::new(&model, options)?.prefill(0, &[&first[..3], &other[..]].concat())?);
+    let mut engine = Engine::new(&model, options)?;
+    engine.prefill(0, &first)?;
+    assert!(engine.rewind(0, 3));
+    assert_eq!(bits(engine.prefill(0, &other)?), fresh);
+    let short = ModelConfig::new(
+        50,
+        64,
+        64,
+        vec![LayerConfig { mixer: MixerConfig::BaseConv(BaseConvConfig::short(3)), channel: ChannelConfig::None }],
+    );
+    let mut engine = Engine::new(&random(&folder.path().join("short.gguf"), &short, Dtype::F32), options)?;
+    engine.prefill(0, &first)?;
+    assert!(!engine.rewind(0, 3), "a short convolution keeps its last inputs only");
     Ok(())
 }

@@ -26,6 +26,7 @@ mod isa;
 mod laws;
 pub mod limits;
 pub mod linear;
+pub mod long_conv;
 pub mod map;
 pub mod max_sim;
 pub mod mlstm;

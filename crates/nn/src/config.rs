@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channels::moe::MoeConfig;
 use crate::mixers::attention::AttentionConfig;
+use crate::mixers::base_conv::BaseConvConfig;
 use crate::mixers::bmojo::BmojoConfig;
 use crate::mixers::delta_net::DeltaNetConfig;
 use crate::mixers::gated_associative::GatedAssociativeConfig;
@@ -21,6 +22,7 @@ use crate::mixers::rwkv4::Rwkv4Config;
 use crate::mixers::rwkv5::Rwkv5Config;
 use crate::mixers::rwkv6::Rwkv6Config;
 use crate::mixers::rwkv7::Rwkv7Config;
+use crate::mixers::selective_attention::SelectiveAttentionConfig;
 use crate::mixers::short_conv::ShortConvConfig;
 use crate::quantization::QuantizationConfig;
 use crate::sources;
@@ -119,6 +121,10 @@ pub enum MixerConfig {
     Mlstm(MlstmConfig),
     /// A short convolution, gated or plain.
     ShortConv(ShortConvConfig),
+    /// A short or long convolution times a linear function of the token (Zoology's BaseConv).
+    BaseConv(BaseConvConfig),
+    /// Attention at tokens that are chosen from the input.
+    SelectiveAttention(SelectiveAttentionConfig),
     /// A convolution and a look-up in learned patterns.
     GatedAssociative(GatedAssociativeConfig),
     /// A gate on the memory of an earlier layer.

@@ -8,6 +8,7 @@ use crate::channels::Channel;
 use crate::config::{ChannelConfig, ConfigError, MixerConfig, ModelConfig, NormKind};
 use crate::layers::{embedding, layer_norm, layer_norm_without_bias, linear, rms_norm, tied_head};
 use crate::mixers::Mixer;
+use crate::mixers::attention::AttentionConfig;
 use crate::sequences::Sequences;
 use crate::sources::cross_decoder;
 use crate::weights::WeightTypes;
@@ -30,6 +31,8 @@ impl MixerConfig {
             MixerConfig::Hgrn2(m) => m,
             MixerConfig::Mlstm(m) => m,
             MixerConfig::ShortConv(m) => m,
+            MixerConfig::BaseConv(m) => m,
+            MixerConfig::SelectiveAttention(m) => m,
             MixerConfig::GatedAssociative(m) => m,
             MixerConfig::GatedMemoryUnit(m) => m,
             MixerConfig::Mamba(m) => m,
@@ -38,6 +41,23 @@ impl MixerConfig {
             MixerConfig::Rwkv6(m) => m,
             MixerConfig::Rwkv7(m) => m,
             MixerConfig::RwkvChannelMix(m) => m,
+        }
+    }
+
+    /// Its softmax attention, if it is one or makes one.
+    pub fn attention(&self) -> Option<&AttentionConfig> {
+        match self {
+            MixerConfig::Attention(a) => Some(a),
+            MixerConfig::SelectiveAttention(s) => Some(&s.attention),
+            _ => None,
+        }
+    }
+
+    /// Whether all that it keeps stands at the position of its token, so that tokens can be taken back one by one.
+    pub fn rewinds(&self) -> bool {
+        match self {
+            MixerConfig::BaseConv(conv) => conv.implicit_long_conv.is_some(),
+            _ => self.attention().is_some_and(|a| a.window.is_none()),
         }
     }
 
@@ -58,6 +78,8 @@ impl MixerConfig {
             MixerConfig::Hgrn2(m) => m.check(key),
             MixerConfig::Mlstm(m) => m.check(key),
             MixerConfig::ShortConv(m) => m.check(key),
+            MixerConfig::BaseConv(m) => m.check(key),
+            MixerConfig::SelectiveAttention(m) => m.check(key),
             MixerConfig::GatedAssociative(m) => m.check(key),
             MixerConfig::GatedMemoryUnit(m) => m.check(key),
             MixerConfig::Mamba(m) => m.check(key),
@@ -72,7 +94,7 @@ impl MixerConfig {
     /// The name that checkpoints give this kind of layer.
     pub fn name(&self) -> &'static str {
         match self {
-            MixerConfig::Attention(_) => "self_attn",
+            MixerConfig::Attention(_) | MixerConfig::SelectiveAttention(_) => "self_attn",
             MixerConfig::Gla(_)
             | MixerConfig::DeltaNet(_)
             | MixerConfig::LinearAttention(_)
@@ -83,6 +105,7 @@ impl MixerConfig {
             MixerConfig::Mamba2(_) => "mixer",
             MixerConfig::Mlstm(_) => "mlstm",
             MixerConfig::ShortConv(_) => "conv",
+            MixerConfig::BaseConv(_) => "base_conv",
             MixerConfig::GatedAssociative(_) => "associative",
             MixerConfig::GatedMemoryUnit(_) => "gmu",
             MixerConfig::Mamba(_) => "mixer",

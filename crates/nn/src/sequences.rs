@@ -11,6 +11,7 @@ use memwall_formats::Dtype;
 use memwall_graph::ops::attention::Attention;
 use memwall_graph::ops::rope::{Rope, RopeTable};
 use memwall_graph::ops::select_rows::SelectRows;
+use memwall_graph::ops::selected_attention::SelectedAttention;
 use memwall_graph::{Dim, Graph, GraphError, RunDim, Value, ops};
 use memwall_kernels::attention::Attention as Kernel;
 
@@ -76,6 +77,8 @@ pub struct Sequences {
     shared: RefCell<Vec<(Shared, Value)>>,
     /// What layers add to a loss.
     losses: RefCell<Vec<Value>>,
+    /// Scores [N, 1] of the rows that attend, if not all do.
+    looking_up: Cell<Option<Value>>,
     /// The layer that is being added.
     layer: Cell<usize>,
 }
@@ -95,8 +98,8 @@ impl Sequences {
     }
 
     fn of(ids: Value, positions: Value, kept: Kept, tokens: Dim) -> Sequences {
-        let (tables, shared, losses, layer) = Default::default();
-        Sequences { ids, positions, kept, tokens, tables, shared, losses, layer }
+        let (tables, shared, losses, looking_up, layer) = Default::default();
+        Sequences { ids, positions, kept, tokens, tables, shared, losses, looking_up, layer }
     }
 
     /// Rows that continue up to `slots` sequences of up to `context` tokens; up to `step` rows at a time.
@@ -260,11 +263,23 @@ impl Sequences {
         }
     }
 
+    /// Adds what `build` adds, where of kept sequences only rows attend whose score `[N, 1]` is not 0: others have 0.
+    pub(crate) fn looking_up<T>(&self, scores: Option<Value>, build: impl FnOnce() -> T) -> T {
+        let before = self.looking_up.replace(scores);
+        let built = build();
+        self.looking_up.set(before);
+        built
+    }
+
     /// Attention from q [N, H, K] to what its rows can see; o [N, H, V].
     ///
     /// # Errors
     /// If an operator refuses its inputs.
     pub fn attend(&self, g: &mut Graph, kernel: &Kernel, q: Value, visible: KeyValues) -> Result<Value, GraphError> {
+        if let (Kept::Slots { rows, .. }, Some(scores)) = (&self.kept, self.looking_up.get()) {
+            let KeyValues { k, v } = visible;
+            return g.push1(SelectedAttention::new(*kernel), &[q, k, v, rows.rows, scores]);
+        }
         Ok(self.attend_with_lse(g, kernel, q, visible)?.0)
     }
 

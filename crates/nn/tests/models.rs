@@ -9,12 +9,13 @@ use memwall_graph::ops::cross_entropy::CrossEntropy;
 use memwall_graph::{Executor, Graph, GraphError, Memory, PlanOptions, Source};
 use memwall_kernels::Pool;
 use memwall_nn::{
-    AttentionConfig, BmojoConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate, DeltaNetConfig,
-    DifferentialConfig, EideticConfig, EideticRope, FeatureMap, GateConfig, GatedAssociativeConfig,
+    AttentionConfig, BaseConvConfig, BmojoConfig, Channel, ChannelConfig, DecayForm, DeltaForm, DeltaGate,
+    DeltaNetConfig, DifferentialConfig, EideticConfig, EideticRope, FeatureMap, GateConfig, GatedAssociativeConfig,
     GatedKalmanetConfig, GatedMemoryUnitConfig, GlaConfig, GlaForm, Hgrn2Config, LayerConfig, LinearAttentionConfig,
     LowerBound, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig, ModelConfig, MoeConfig, NormKind, Paths,
     RetentionConfig, RidgeForm, RopeConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, RwkvChannelMixConfig,
-    SambaYConfig, Scores, Sequences, SharedExpert, ShortConvConfig, TokenMix, WeightTypes,
+    SambaYConfig, Scores, Select, SelectiveAttentionConfig, Sequences, SharedExpert, ShortConvConfig, TokenMix,
+    WeightTypes,
 };
 
 const TOKENS: usize = 11;
@@ -72,6 +73,11 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("gla, recurrent", MixerConfig::Gla(gla(Some(GlaForm::Recurrent)))),
         ("gla behind convolutions", MixerConfig::Gla(GlaConfig { short_conv: Some(4), ..gla(None) })),
         ("gated convolution", MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true })),
+        ("base conv, short", MixerConfig::BaseConv(BaseConvConfig::short(3))),
+        ("base conv, long", MixerConfig::BaseConv(BaseConvConfig::long(32))),
+        ("selective attention", selective(Select::Soft)),
+        ("selective attention above a threshold", selective(Select::Threshold)),
+        ("selective attention of tokens seen before", selective(Select::SeenBefore)),
         ("gated associative memory", MixerConfig::GatedAssociative(GatedAssociativeConfig::new(9, 3))),
         (
             "gated associative memory without its bank",
@@ -121,6 +127,10 @@ fn mixers() -> Vec<(&'static str, MixerConfig)> {
         ("linear attention", MixerConfig::Gla(GlaConfig { gate: false, output_gate: false, ..gla(None) })),
     ]);
     all
+}
+
+fn selective(select: Select) -> MixerConfig {
+    MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(attention(), select))
 }
 
 /// Gated KalmaNet with each of its parts on and off, solved until gradients are those of the exact solution.
@@ -465,6 +475,11 @@ fn wrong_sizes_of_linear_memories_are_refused_by_key() {
         change(&mut config);
         MixerConfig::Bmojo(config)
     };
+    let selective_with = |change: &dyn Fn(&mut SelectiveAttentionConfig)| {
+        let mut config = SelectiveAttentionConfig::new(attention(), Select::Soft);
+        change(&mut config);
+        MixerConfig::SelectiveAttention(config)
+    };
     let cases = [
         (MixerConfig::LinearAttention(LinearAttentionConfig { normalize: true, ..linear.clone() }), "normalize"),
         (MixerConfig::LinearAttention(LinearAttentionConfig { key_width: 0, ..linear.clone() }), "key_width"),
@@ -522,6 +537,12 @@ fn wrong_sizes_of_linear_memories_are_refused_by_key() {
             }),
             "eidetic.rope",
         ),
+        (MixerConfig::BaseConv(BaseConvConfig::short(9)), "taps"),
+        (selective_with(&|c| c.attention.window = Some(4)), "attention.window"),
+        (selective_with(&|c| c.threshold = 1.0), "threshold"),
+        (selective_with(&|c| c.lookups = Some(0)), "lookups"),
+        (selective_with(&|c| c.penalty = f64::NAN), "penalty"),
+        (MixerConfig::BaseConv(BaseConvConfig::long(0)), "implicit_long_conv.l_max"),
         (kalmanet(&|c| c.ridge_strength = 0.0), "ridge_strength"),
         (kalmanet(&|c| c.ridge_strength = f64::NAN), "ridge_strength"),
         (kalmanet(&|c| c.num_iter = 1 << 40), "num_iter"),

@@ -7,6 +7,7 @@ use crate::recall::{
 };
 use crate::state_tracking::StateTrackingConfig;
 use crate::task::ConfigError;
+use crate::triggered_copying::TriggeredCopyingConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -61,6 +62,7 @@ pub enum GeneratorConfig {
     StackedMqar(StackedMqarConfig),
     Copying(CopyingConfig),
     StateTracking(StateTrackingConfig),
+    TriggeredCopying(TriggeredCopyingConfig),
 }
 
 impl GeneratorConfig {
@@ -74,6 +76,7 @@ impl GeneratorConfig {
             GeneratorConfig::StackedMqar(config) => Box::new(config),
             GeneratorConfig::Copying(config) => Box::new(config),
             GeneratorConfig::StateTracking(config) => Box::new(config),
+            GeneratorConfig::TriggeredCopying(config) => Box::new(config),
         }
     }
 }

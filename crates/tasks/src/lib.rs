@@ -20,6 +20,7 @@ pub mod selectivity;
 mod state_tracking;
 mod task;
 mod text;
+mod triggered_copying;
 
 pub use batch::{Batch, Batches, Position};
 pub use copying::CopyingConfig;
@@ -35,3 +36,4 @@ pub use recall::{
 pub use state_tracking::{Group, StateTrackingConfig};
 pub use task::{ConfigError, IGNORE, Metric, Split, Task, TaskError, Tokens};
 pub use text::{Corpus, CorpusError, CorpusPart, Documents, Fractions, TextTask};
+pub use triggered_copying::TriggeredCopyingConfig;

@@ -1,6 +1,7 @@
 //! First values of weights: N(0, 0.02), norms 1, biases 0, outputs of blocks smaller by √(2 L).
 //!
-//! The bank of a gated associative memory is uniform to √(6 / (M + D)), its taps to 1/√W, as published.
+//! The bank of a gated associative memory is uniform to √(6 / (M + D)), its taps and those of BaseConv to 1/√W, as
+//! published; what reads the place in time for BaseConv's long filter is N(0, 1), so that filters differ along it.
 //! The gates of Mamba-2 and Gated DeltaNet, −exp(A_log) softplus(x + dt_bias), begin with exp(A_log)
 //! uniform to 16 and softplus(dt_bias) log-uniform from 0.001 to 0.1: memories of 1 to 1000 tokens and more. Mamba-2's
 //! D is 1; mLSTM's forget gates begin with biases from 3 to 6 over its heads; HGRN2's lower bounds rise evenly. Mamba's
@@ -57,7 +58,12 @@ pub fn initialize(graph: &Graph, memory: &mut Memory, layers: usize, seed: u64) 
             (0..n as u64).map(|i| deviation * normal(stream, i)).collect()
         } else if info.name.ends_with(".bias") || info.name.ends_with(".lower_bounds") {
             vec![0.0; n]
-        } else if info.name.ends_with("memory_bank.weight") || info.name.ends_with("causal_conv.weight") {
+        } else if info.name.ends_with(".conv.filter.up_proj.weight") {
+            (0..n as u64).map(|i| normal(stream, i)).collect()
+        } else if ["memory_bank.weight", "causal_conv.weight", ".base_conv.conv.weight"]
+            .iter()
+            .any(|end| info.name.ends_with(end))
+        {
             let last = info.ty.shape.width().unwrap_or(1);
             // Xavier for the bank [M, D], 1/√W for taps [D, W].
             let bank = info.name.ends_with("memory_bank.weight");

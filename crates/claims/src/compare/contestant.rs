@@ -3,17 +3,17 @@
 use memwall_formats::Dtype;
 use memwall_graph::{Graph, GraphError, Source};
 use memwall_nn::{
-    Activation, AttentionConfig, BmojoConfig, ChannelConfig, DeltaGate, DeltaNetConfig, DifferentialConfig,
-    EideticConfig, FeatureMap, GateConfig, GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig, Hgrn2Config,
-    LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig, ModelConfig, RetentionConfig,
-    RopeConfig, Sequences, ShortConvConfig, WeightTypes,
+    Activation, AttentionConfig, BaseConvConfig, BmojoConfig, ChannelConfig, DeltaGate, DeltaNetConfig,
+    DifferentialConfig, EideticConfig, FeatureMap, GateConfig, GatedAssociativeConfig, GatedKalmanetConfig, GlaConfig,
+    Hgrn2Config, LayerConfig, LinearAttentionConfig, Mamba2Config, MixerConfig, MlstmConfig, ModelConfig,
+    RetentionConfig, RopeConfig, Select, SelectiveAttentionConfig, Sequences, ShortConvConfig, WeightTypes,
 };
 
 use super::{Budget, CompareError, Subject};
 use crate::Error;
 
 /// The mixers that have a name.
-pub const MIXERS: [&str; 20] = [
+pub const MIXERS: [&str; 24] = [
     "attention",
     "gated_attention",
     "windowed_attention",
@@ -32,6 +32,10 @@ pub const MIXERS: [&str; 20] = [
     "negative_delta_net",
     "kda",
     "gated_kalmanet",
+    "base_conv",
+    "long_base_conv",
+    "selective_attention",
+    "seen_before_attention",
     "gated_associative",
     "short_conv",
 ];
@@ -51,8 +55,10 @@ pub(super) struct Contestant {
 
 impl Contestant {
     pub(super) fn new(name: &str, subject: Subject, budget: &Budget) -> Result<Contestant, CompareError> {
-        let mixers =
-            name.split('+').map(|part| mixer(name, part.trim(), budget.width)).collect::<Result<Vec<_>, _>>()?;
+        let mixers = name
+            .split('+')
+            .map(|part| mixer(name, part.trim(), budget.width, subject.longest(budget.time)))
+            .collect::<Result<Vec<_>, _>>()?;
         if mixers.len() > budget.layers {
             return Err(CompareError::Layers { name: name.into(), mixers: mixers.len(), layers: budget.layers });
         }
@@ -116,7 +122,7 @@ impl Frame {
     }
 }
 
-fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareError> {
+fn mixer(name: &str, part: &str, width: usize, longest: usize) -> Result<MixerConfig, CompareError> {
     let heads = if width.is_multiple_of(HEAD) { width / HEAD } else { 1 };
     let head = width / heads;
     let attention =
@@ -165,6 +171,14 @@ fn mixer(name: &str, part: &str, width: usize) -> Result<MixerConfig, CompareErr
         "kda" => MixerConfig::DeltaNet(DeltaNetConfig { gate: DeltaGate::Channel, ..delta() }),
         // Square states: keys as wide as values.
         "gated_kalmanet" => MixerConfig::GatedKalmanet(GatedKalmanetConfig::new(heads, head)),
+        "base_conv" => MixerConfig::BaseConv(BaseConvConfig::short(TAPS)),
+        "long_base_conv" => MixerConfig::BaseConv(BaseConvConfig::long(longest)),
+        "selective_attention" => {
+            MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(attention(), Select::Soft))
+        }
+        "seen_before_attention" => {
+            MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(attention(), Select::SeenBefore))
+        }
         "gated_associative" => MixerConfig::GatedAssociative(GatedAssociativeConfig::new(width, TAPS)),
         "short_conv" => MixerConfig::ShortConv(ShortConvConfig { taps: TAPS, gated: true }),
         other => {

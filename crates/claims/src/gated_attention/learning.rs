@@ -1,19 +1,13 @@
 //! Models of characters with and without the gate: how far up a ladder of rates they learn, how fast they train, and what
 //! the first token draws of their attention.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use memwall_formats::Dtype;
-use memwall_graph::{Executor, Graph, PlanOptions};
-use memwall_kernels::Pool;
-use memwall_nn::{
-    AttentionConfig, GateConfig, Granularity, MixerConfig, ModelConfig, RopeConfig, Sequences, SinkProbe, Sinks,
-    WeightTypes,
-};
+use memwall_nn::{AttentionConfig, GateConfig, Granularity, MixerConfig, ModelConfig, RopeConfig, Sinks};
 use memwall_tasks::{Batches, Position, Split};
 use memwall_train::{Optimizer, Trainer};
 
+use super::sinks::{probe, test_batch};
 use crate::{
     Error, Run, Trial,
     characters::Characters,
@@ -132,29 +126,6 @@ impl Learning {
     /// What a trained model does with the first token, on a batch of the test text; queries of the last three quarters.
     fn sinks(&self, trainer: &mut Trainer, seed: u64) -> Result<Sinks, Error> {
         let (task, training) = (self.text.task(seed)?, &self.text.training);
-        let mut batches =
-            Batches::new(&task, Split::Test, training.batch, Position::default()).map_err(Error::experiment)?;
-        let batch = packed(&batches.next_batch().map_err(Error::experiment)?);
-        let mut g = Graph::new(Dtype::F32);
-        let seqs = Sequences::whole(&mut g, batch.ids.len(), batch.lengths.len()).map_err(Error::experiment)?;
-        let hidden = trainer.config().hidden(&mut g, &WeightTypes::new(), &seqs).map_err(Error::experiment)?;
-        g.output("hidden", hidden);
-        let probe = SinkProbe::new(&mut g, trainer.config());
-        let positions: Vec<i32> = batch.lengths.iter().flat_map(|&n| 0..n as i32).collect();
-        let ends = batch.lengths.iter().scan(0, |at, &n| {
-            *at += n as i32;
-            Some(*at)
-        });
-        let cu_seqlens: Vec<i32> = std::iter::once(0).chain(ends).collect();
-        let given = [("ids", &batch.ids), ("positions", &positions), ("cu_seqlens", &cu_seqlens)];
-        let pool = Arc::new(Pool::new(1));
-        let mut e = Executor::new(g, PlanOptions::default(), trainer.memory_mut(), pool).map_err(Error::experiment)?;
-        for (name, values) in given {
-            if let Some(value) = e.graph().find(name).filter(|&value| e.reads(value)) {
-                e.input::<i32>(value).copy_from_slice(values);
-            }
-        }
-        e.run(trainer.memory_mut()).map_err(Error::experiment)?;
-        Ok(probe.read(&e, &batch.lengths, training.time / 4))
+        probe(trainer, &test_batch(&task, training.batch)?, training.time / 4)
     }
 }

@@ -21,7 +21,7 @@ pub struct Args {
     /// Contestants: attention, gated_attention, windowed_attention, differential_attention, bmojo_f, bmojo, gla,
     /// linear_attention, based,
     /// retention, mamba2, hgrn2, mlstm, delta_net, gated_delta_net, negative_delta_net, kda, gated_kalmanet,
-    /// gated_associative, short_conv, or several of them joined by +, which are repeated over the layers
+    /// base_conv, long_base_conv, selective_attention, seen_before_attention, gated_associative, short_conv, or several of them joined by +, which are repeated over the layers
     #[arg(required = true, num_args = 2..)]
     contestants: Vec<String>,
     /// mqar, mqar-forgetting, mqar-long-filler, copying, selective-copying, parity, state-tracking-s3, state-tracking-s5,

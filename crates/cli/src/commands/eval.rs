@@ -1,5 +1,7 @@
 //! `memwall eval`: how well a model predicts a text.
 
+mod recall;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,7 +10,8 @@ use std::time::Instant;
 
 use anyhow::bail;
 use memwall_fit::{EngineOptions, MemoryPlan, Wish};
-use memwall_infer::perplexity::Windows;
+use memwall_infer::perplexity::{Score, Windows};
+use memwall_infer::recall_slices::FREQUENT;
 use memwall_infer::{Engine, Model};
 use memwall_store::Budget;
 use memwall_tokenizer::Tokenizer;
@@ -16,6 +19,7 @@ use serde_json::json;
 
 use super::tokenize::read_text;
 use crate::{interrupt, load};
+use recall::Recall;
 
 /// Rows of a step whose logits are held at once.
 const LOGIT_ROWS: usize = 64;
@@ -25,6 +29,8 @@ const LOGIT_ROWS: usize = 64;
 pub enum Task {
     /// exp of the mean -ln p of the second half of each window
     Perplexity,
+    /// The same, apart for tokens that can be recalled (their bigram occurred earlier in the window) and all others
+    Recall,
 }
 
 /// Arguments of `memwall eval`.
@@ -44,6 +50,12 @@ pub struct Args {
     /// A model to compare with: mean KL divergence from it, and how often the likeliest token is the same
     #[arg(long, value_name = "MODEL")]
     reference: Option<PathBuf>,
+    /// For recall: the training text; its frequent bigrams are known by heart and do not count as recalled
+    #[arg(long, value_name = "FILE")]
+    train_file: Option<PathBuf>,
+    /// For recall: a bigram is frequent that occurs more often in the training text
+    #[arg(long, value_name = "N", default_value_t = FREQUENT)]
+    frequent: u64,
     #[command(flatten)]
     model_args: load::ModelArgs,
     /// One JSON object
@@ -54,8 +66,8 @@ pub struct Args {
 /// Measures it.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
-    match args.task {
-        Task::Perplexity => {}
+    if args.task != Task::Recall && args.train_file.is_some() {
+        bail!("--train-file belongs to --task recall");
     }
     let model = load::model(args.model.as_deref())?;
     let tokenizer = load::tokenizer(&model)?;
@@ -71,15 +83,25 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let windows = Windows { tokens: &tokens, context: args.context, bos };
+    let mut recall = match args.task {
+        Task::Recall => Some(Recall::new(args, &windows, &tokenizer)?),
+        Task::Perplexity => None,
+    };
     let count = tokens.len() / args.context.max(1);
     let stop = interrupt::catch()?;
     let show = !args.json && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let score = windows.score(&mut engine, reference.as_mut(), |window, score| {
+    let progress = |window: usize, score: &Score| {
         if show {
             eprint!("\rwindow {window} of {count}: perplexity {:.4} ", score.perplexity());
         }
         !stop.load(Ordering::Relaxed)
-    })?;
+    };
+    let each = |token| {
+        if let Some(recall) = &mut recall {
+            recall.add(token);
+        }
+    };
+    let score = windows.score_tokens(&mut engine, reference.as_mut(), progress, each)?;
     if show {
         eprintln!();
     }
@@ -100,6 +122,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         line["mean_kl"] = json!(score.mean_kl());
         line["top1_agreement"] = json!(score.top1_agreement());
     }
+    if let Some(recall) = &recall {
+        recall.fill(&mut line, reference.is_some());
+    }
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{line}")?;
@@ -107,6 +132,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     writeln!(out, "perplexity    {:.4} over {} tokens", score.perplexity(), score.tokens)?;
     writeln!(out, "bits per byte {bits_per_byte:.4} over {bytes} bytes")?;
+    if let Some(recall) = &recall {
+        recall.write(&mut out, reference.is_some())?;
+    }
     if reference.is_some() {
         writeln!(out, "mean KL       {:.6} nats from the reference", score.mean_kl())?;
         writeln!(out, "same top-1    {:.2} %", 100.0 * score.top1_agreement())?;

@@ -190,6 +190,7 @@ fn texts_that_cannot_be_read_or_scored_are_refused() {
     refused(&[&eval[..], &["absent.txt"]].concat(), &["absent.txt"]);
     refused(&[&eval[..], &[text(&short), "-c", "64"]].concat(), &["64"]);
     refused(&[&eval[..], &[text(&short)]].concat(), &["512", "64"]);
+    refused(&[&eval[..], &[text(&short), "--train-file", text(&short)]].concat(), &["--train-file", "recall"]);
     let bytes = folder.path().join("bytes.txt");
     fs::write(&bytes, [0xff, 0xfe, 0x00]).unwrap();
     refused(&["run", model, "-f", text(&bytes)], &["bytes.txt", "UTF-8"]);

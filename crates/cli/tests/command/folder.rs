@@ -120,6 +120,45 @@ fn text_is_read_scored_and_ended_as_the_folders_files_say() {
 }
 
 #[test]
+fn tokens_that_can_be_recalled_are_those_of_the_text_whatever_the_model() {
+    let (words, folders) = (tempfile::NamedTempFile::new().unwrap(), ["llama", "qwen3"].map(ModelFolder::read));
+    fs::write(words.path(), "a text of some words, none of them long; then of other words: ".repeat(8)).unwrap();
+    let models = folders.map(|reference| {
+        let folder = tempfile::tempdir().unwrap();
+        reference.write(folder.path(), Stored::F32, 1);
+        write_tokenizer(folder.path());
+        folder
+    });
+    let paths = [text(models[0].path()), text(models[1].path())];
+    let eval = |model: &str, more: &[&str]| {
+        let usual = ["eval", model, "--task", "recall", "-f", text(words.path()), "-c", "64", "--json"];
+        json(&[&usual[..], more].concat())
+    };
+    let slices = |line: &Value| ["hits", "others"].map(|slice| line[slice]["tokens"].as_u64().unwrap());
+    let nll = |line: &Value, key: &str| ["hits", "others"].map(|slice| line[slice][key].as_f64().unwrap());
+    let (one, two) = (eval(paths[0], &[]), eval(paths[1], &[]));
+    assert_eq!(slices(&one), slices(&two));
+    assert!(slices(&one).iter().all(|&n| n > 0), "{one}");
+    let total = |line: &Value| line["nll_per_token"].as_f64().unwrap() * line["tokens"].as_f64().unwrap();
+    for line in [&one, &two] {
+        assert!((nll(line, "nll").iter().sum::<f64>() - total(line)).abs() < 1e-6 * total(line), "{line}");
+    }
+    // Against the other model, as when it is asked alone.
+    let both = eval(paths[0], &["--reference", paths[1]]);
+    assert_eq!(slices(&both), slices(&one));
+    let gaps: Vec<f64> = nll(&both, "nll").iter().zip(nll(&both, "reference_nll")).map(|(a, b)| a - b).collect();
+    let share = both["gap_share_of_hits"].as_f64().unwrap();
+    assert!((share - gaps[0] / (gaps[0] + gaps[1])).abs() < 1e-9, "{both}");
+    for (of_both, alone) in nll(&both, "reference_nll").iter().zip(nll(&two, "nll")) {
+        assert!((of_both - alone).abs() < 1e-6 * alone, "{both} and {two}");
+    }
+    // What is frequent in the training text is known by heart.
+    let known = eval(paths[0], &["--train-file", text(words.path()), "--frequent", "3"]);
+    assert!(slices(&known)[0] < slices(&one)[0] && known["frequent_bigrams"].as_u64().unwrap() > 0, "{known}");
+    assert_eq!(slices(&known).iter().sum::<u64>(), slices(&one).iter().sum::<u64>());
+}
+
+#[test]
 fn a_model_of_any_list_of_mixers_runs_from_a_folder() {
     let reference = ModelFolder::read("gla_hybrid");
     let folder = tempfile::tempdir().unwrap();

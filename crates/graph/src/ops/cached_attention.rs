@@ -23,13 +23,13 @@ impl CachedAttention {
     }
 }
 
-fn view<'a>(bytes: &'a [u8], dtype: Dtype, sizes: Sizes) -> CacheView<'a> {
+pub(super) fn view<'a>(bytes: &'a [u8], dtype: Dtype, sizes: Sizes) -> CacheView<'a> {
     let row = dtype.row_bytes(sizes.axis(2)).unwrap_or(0);
     CacheView { dtype, bytes, seq_stride_bytes: sizes.axis(1) * row, row_stride_bytes: row, capacity: sizes.axis(1) }
 }
 
 /// Scratch bytes for the rows, a multiple of 64.
-fn row_bytes(rows: usize) -> usize {
+pub(super) fn row_bytes(rows: usize) -> usize {
     (rows * size_of::<CacheRow>()).next_multiple_of(64)
 }
 

@@ -1,6 +1,7 @@
 //! Token mixers, one file each.
 
 pub mod attention;
+pub mod base_conv;
 pub mod bmojo;
 pub mod decay;
 pub mod delta_net;
@@ -22,6 +23,7 @@ pub mod rwkv5;
 pub mod rwkv6;
 pub mod rwkv7;
 pub mod rwkv_channel_mix;
+pub mod selective_attention;
 pub mod short_conv;
 pub mod token_shift;
 

@@ -9,6 +9,7 @@ use crate::recall::{
 };
 use crate::state_tracking::{Group, StateTrackingConfig};
 use crate::task::IGNORE;
+use crate::triggered_copying::TriggeredCopyingConfig;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,6 +24,10 @@ fn generate(generator: &dyn Generator, seed: u64) -> (Vec<i32>, Vec<i32>) {
 
 fn copying(selective: bool) -> CopyingConfig {
     CopyingConfig { vocab_size: 40, input_seq_len: 64, num_examples: 60, num_tokens: 12, selective }
+}
+
+fn triggered(only_triggers: bool) -> TriggeredCopyingConfig {
+    TriggeredCopyingConfig { vocab_size: 66, input_seq_len: 64, num_examples: 60, num_triggers: 8, only_triggers }
 }
 
 /// Every kind of generator at a size whose examples are never equal by chance.
@@ -69,6 +74,8 @@ fn every_kind() -> Vec<GeneratorConfig> {
         GeneratorConfig::Copying(copying(false)),
         GeneratorConfig::Copying(copying(true)),
         GeneratorConfig::StateTracking(StateTrackingConfig { group: Group::S5, input_seq_len: 30, num_examples: 80 }),
+        GeneratorConfig::TriggeredCopying(triggered(false)),
+        GeneratorConfig::TriggeredCopying(triggered(true)),
     ]
 }
 

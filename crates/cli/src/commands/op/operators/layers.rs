@@ -18,7 +18,7 @@ pub const MIXER: Operator = Operator {
     name: "mixer",
     about: "a token mixer by its configuration, e.g. --config '{\"kind\": \"gla\", \"heads\": 2, \"key_width\": 8, \"value_width\": 16}'; \
             kinds: attention (with gate, window, rope, norms of q and k), bmojo, gla, delta_net, gated_kalmanet, linear_attention, retention, mamba, \
-            mamba2, hgrn2, mlstm, rwkv4 to rwkv7, rwkv_channel_mix, gated_associative, short_conv; keys as in a recipe",
+            mamba2, hgrn2, mlstm, rwkv4 to rwkv7, rwkv_channel_mix, base_conv, selective_attention, gated_associative, short_conv; keys as in a recipe",
     inputs: &[
         real("x", "B T D", "inputs"),
         integer("cu_seqlens", "S+1", "where packed sequences begin, and the end; then B is 1").optional(),
@@ -80,6 +80,8 @@ fn mixer(b: &mut Builder<'_>) -> anyhow::Result<Vec<Made>> {
         MixerConfig::Attention(_)
         | MixerConfig::Bmojo(_)
         | MixerConfig::ShortConv(_)
+        | MixerConfig::BaseConv(_)
+        | MixerConfig::SelectiveAttention(_)
         | MixerConfig::GatedAssociative(_)
         | MixerConfig::GatedMemoryUnit(_)
         | MixerConfig::Mamba(_)

@@ -12,6 +12,7 @@ mod gla;
 mod layers;
 mod linear;
 mod linear_attention;
+mod long_conv;
 mod max_sim;
 mod mlstm;
 mod norm;
@@ -51,6 +52,7 @@ pub const ALL: &[&Operator] = &[
     &selective_scan::SELECTIVE_SCAN_STEP,
     &conv1d::CONV1D,
     &conv1d::CONV1D_STEP,
+    &long_conv::LONG_CONV,
     &layers::MIXER,
     &layers::CHANNEL,
     &linear::LINEAR,
