@@ -1,7 +1,7 @@
 //! Depthwise causal convolution with a filter as long as the sequence, forward, backward and step by step.
 //!
 //! `y[t, d] = Σ_{s ≤ t} h[t - s, d] x[s, d]` for channel d of each sequence; the filter h [L, D] is given by time, and no
-//! sequence is longer than L. Within aligned blocks of [`BLOCK`] tokens the sum is one chain. Beyond them time is halved again
+//! sequence is longer than L. Within aligned blocks of 64 tokens the sum is one chain. Beyond them time is halved again
 //! and again: tokens of the odd block of each pair of S tokens receive from the even one through a Fourier transform of
 //! 2 S points, for S = 64, 128, … (Hockney 1965; in this order "relaxed multiplication", van der Hoeven 2002). That takes
 //! O(T log² T) operations, and unlike one transform of the whole sequence it keeps the row law: which blocks meet depends on
