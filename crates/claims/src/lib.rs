@@ -15,6 +15,7 @@
 
 mod block;
 mod block_quantization;
+mod bmojo;
 mod characters;
 pub mod claim;
 pub mod compare;

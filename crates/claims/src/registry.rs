@@ -3,6 +3,7 @@
 use crate::{
     Claim, Error,
     block_quantization::BlockQuantization,
+    bmojo::Bmojo,
     fireq::FireQ,
     flashattention::FlashAttention,
     fp6::Fp6,
@@ -24,6 +25,7 @@ use crate::{
 static CLAIMS: &[&dyn Claim] = &[
     &HybridGatedFlow,
     &SambaY,
+    &Bmojo,
     &GatedAttention,
     &BlockQuantization,
     &Zoology,

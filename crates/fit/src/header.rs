@@ -94,6 +94,12 @@ fn gguf_name(name: &str) -> String {
         ("mlp.experts.up_proj.", "ffn_up_exps."),
         ("mlp.experts.down_proj.", "ffn_down_exps."),
         ("conv.conv.", "shortconv.conv."),
+        (".conv1d.", ".ssm_conv1d."),
+        (".q_conv1d.", ".ssm_conv1d."),
+        (".k_conv1d.", ".ssm_conv1d."),
+        (".v_conv1d.", ".ssm_conv1d."),
+        // B'MOJO's predictor is a short convolution over outputs.
+        (".predictor.", ".ssm_conv1d."),
         (".v_proj.", ".attn_v."),
         (".k_proj.", ".attn_k."),
         (".o_proj.", ".attn_output."),
@@ -114,7 +120,15 @@ fn gguf_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::gguf_name;
+    use memwall_formats::gguf::Metadata;
+    use memwall_formats::{Dtype, Mix};
+    use memwall_graph::{Graph, Source};
+    use memwall_nn::{
+        BmojoConfig, ChannelConfig, EideticConfig, LayerConfig, Mamba2Config, MixerConfig, ModelConfig, Sequences,
+        WeightTypes,
+    };
+
+    use super::{assign, gguf_name};
 
     #[test]
     fn own_names_get_the_roles_that_mixes_know() {
@@ -128,8 +142,38 @@ mod tests {
             ("model.layers.3.mlp.gate.weight", "blk.3.ffn_gate_inp.weight"),
             ("model.layers.3.mlp.experts.down_proj.weight", "blk.3.ffn_down_exps.weight"),
             ("model.layers.0.input_layernorm.weight", "blk.0.input_layernorm.weight"),
+            ("model.layers.2.mixer.conv1d.weight", "blk.2.ssm_conv1d.weight"),
+            ("blk.2.ssm_conv1d.weight", "blk.2.ssm_conv1d.weight"),
         ] {
             assert_eq!(gguf_name(ours), gguf);
+        }
+    }
+
+    #[test]
+    fn taps_of_convolutions_and_of_bmojos_predictor_stay_as_they_are() {
+        let memory = MixerConfig::Mamba2(Mamba2Config::new(4, 32, 32));
+        let bmojo = BmojoConfig { eidetic: Some(EideticConfig::new(8)), ..BmojoConfig::new(2, 2, 32, 16, memory) };
+        let layer = LayerConfig { mixer: MixerConfig::Bmojo(bmojo), channel: ChannelConfig::None };
+        let config = ModelConfig::new(96, 64, 128, vec![layer]);
+        let mut g = Graph::new(Dtype::F32);
+        let seqs = Sequences::whole(&mut g, 1, 1).expect("inputs");
+        config.hidden(&mut g, &WeightTypes::new(), &seqs).expect("a model");
+        let weights = g.values().filter(|(_, info)| matches!(info.source, Source::Weight));
+        let weights: Vec<(String, Vec<usize>)> =
+            weights.map(|(_, i)| (i.name.to_string(), i.ty.shape.sizes(&[]).axes().to_vec())).collect();
+        let named = || weights.iter().map(|(name, shape)| (name.as_str(), &shape[..], Dtype::F32));
+        for mix in [Mix::Q4_0, Mix::Q8_0, Mix::F16] {
+            let chosen = assign(mix, &config, &Metadata::new(std::path::Path::new("model.gguf")), named());
+            let of = |end: &str| {
+                let at = weights.iter().position(|(name, _)| name.ends_with(end));
+                chosen[at.unwrap_or_else(|| panic!("no weight {end}: {weights:?}"))]
+            };
+            for kept in ["bmojo_attn.predictor.weight", "bmojo.mamba.conv1d.weight"] {
+                assert_eq!(of(kept), Dtype::F32, "{kept} under {mix:?}");
+            }
+            for quantized in ["bmojo_attn.q_proj.weight", "bmojo_attn.o_proj.weight", "bmojo.mamba.in_proj.weight"] {
+                assert_ne!(of(quantized), Dtype::F32, "{quantized} under {mix:?}");
+            }
         }
     }
 }

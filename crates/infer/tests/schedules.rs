@@ -9,42 +9,96 @@ use memwall_graph::check::pseudo_random;
 use memwall_graph::{Graph, Source};
 use memwall_infer::{Engine, EngineOptions, InferError, Model, StepRows, Wanted};
 use memwall_nn::{
-    AttentionConfig, BaseConvConfig, CONFIG_KEY, ChannelConfig, DeltaNetConfig, GatedAssociativeConfig,
-    GatedKalmanetConfig, GlaConfig, LayerConfig, MixerConfig, ModelConfig, MoeConfig, RopeConfig, Select,
-    SelectiveAttentionConfig, Sequences, SharedExpert, ShortConvConfig, WeightTypes,
+    AttentionConfig, BaseConvConfig, BmojoConfig, CONFIG_KEY, ChannelConfig, DecayForm, DeltaNetConfig,
+    DifferentialConfig, EideticConfig, FeatureMap, GatedAssociativeConfig, GatedKalmanetConfig, GatedMemoryUnitConfig,
+    GlaConfig, Hgrn2Config, LayerConfig, LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig, MlstmConfig,
+    ModelConfig, MoeConfig, RetentionConfig, RopeConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
+    RwkvChannelMixConfig, Select, SelectiveAttentionConfig, Sequences, SharedExpert, ShortConvConfig, TokenMix,
+    WeightTypes,
 };
 
 /// Tokens of the prompt, so that parts of 512 are cut too.
 const PROMPT: usize = 530;
 
-/// Mixers of several kinds: norms of q and k and grouped heads as in Qwen3, a window, a gated state behind convolutions; and
-/// experts in some layers.
-fn mixed() -> ModelConfig {
-    let rope = Some(RopeConfig::default());
-    let attention = AttentionConfig { rope, qk_norm: true, ..AttentionConfig::new(4, 2, 16) };
-    let window = AttentionConfig { window: Some(24), ..attention.clone() };
-    let gla = GlaConfig { short_conv: Some(4), ..GlaConfig::new(2, 16, 32) };
-    let plain = || AttentionConfig::new(4, 2, 16);
-    let mixers = [
-        MixerConfig::Gla(gla),
-        MixerConfig::Attention(attention),
-        MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }),
-        MixerConfig::DeltaNet(DeltaNetConfig::new(2, 16, 32)),
-        MixerConfig::GatedKalmanet(GatedKalmanetConfig { kv_heads: Some(1), ..GatedKalmanetConfig::new(2, 16) }),
-        MixerConfig::GatedAssociative(GatedAssociativeConfig::new(24, 3)),
-        MixerConfig::BaseConv(BaseConvConfig::long(600)),
-        MixerConfig::BaseConv(BaseConvConfig::short(3)),
-        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(plain(), Select::Threshold)),
-        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(plain(), Select::SeenBefore)),
-        MixerConfig::Attention(window),
-    ];
+/// A model of a layer for each mixer, beside channel layers in turn, some of which have experts.
+fn model(mixers: Vec<MixerConfig>) -> ModelConfig {
     let channel = ChannelConfig::Glu { hidden: 96, activation: Default::default(), bias: false };
     let shared = Some(SharedExpert { hidden: 32, gate: true });
     let experts = ChannelConfig::Moe(MoeConfig { shared, ..MoeConfig::new(6, 2, 32) });
-    let channels = [channel.clone(), experts.clone(), experts, channel.clone(), channel];
-    let layers =
-        mixers.into_iter().zip(channels.into_iter().cycle()).map(|(mixer, channel)| LayerConfig { mixer, channel });
-    ModelConfig { norm_eps: 1e-6, ..ModelConfig::new(200, 64, 600, layers.collect()) }
+    let channels = [channel.clone(), experts.clone(), experts, channel.clone(), channel].into_iter().cycle();
+    let layers = mixers.into_iter().zip(channels).map(|(mixer, channel)| LayerConfig { mixer, channel });
+    ModelConfig { norm_eps: 1e-6, ..ModelConfig::new(200, WIDTH, 600, layers.collect()) }
+}
+
+/// Width of the models.
+const WIDTH: usize = 64;
+
+/// Attention with norms of q and k and grouped heads as in Qwen3, within a window, of differences, over another layer's
+/// keys; convolutions; a memory that a later layer gates; B'MOJO without a buffer and with one.
+fn windows() -> ModelConfig {
+    let rope = Some(RopeConfig::default());
+    let attention = AttentionConfig { rope, qk_norm: true, ..AttentionConfig::new(4, 2, 16) };
+    let window = AttentionConfig { window: Some(24), ..attention.clone() };
+    let differential =
+        AttentionConfig { differential: Some(DifferentialConfig::new(2)), qk_norm: false, ..attention.clone() };
+    let shared = AttentionConfig { kv_source: Some(0), ..attention.clone() };
+    let memory = || MixerConfig::Mamba2(Mamba2Config::new(4, 32, 16));
+    let fading = BmojoConfig { rope: attention.rope.clone(), ..BmojoConfig::new(4, 2, 16, 24, memory()) };
+    let buffer = BmojoConfig { eidetic: Some(EideticConfig::new(12)), ..fading.clone() };
+    let mamba = MambaConfig::new(WIDTH);
+    let unit = GatedMemoryUnitConfig::new(1, mamba.inner);
+    model(vec![
+        MixerConfig::Attention(attention),
+        MixerConfig::Mamba(mamba),
+        MixerConfig::Bmojo(fading),
+        MixerConfig::ShortConv(ShortConvConfig { taps: 3, gated: true }),
+        MixerConfig::Bmojo(buffer),
+        MixerConfig::Attention(differential),
+        MixerConfig::GatedMemoryUnit(unit),
+        MixerConfig::GatedAssociative(GatedAssociativeConfig::new(24, 3)),
+        MixerConfig::Attention(shared),
+        MixerConfig::Attention(window),
+    ])
+}
+
+/// States of linear memories, of the delta rule and of a regression.
+fn memories() -> ModelConfig {
+    model(vec![
+        MixerConfig::Gla(GlaConfig { short_conv: Some(4), ..GlaConfig::new(2, 16, 32) }),
+        MixerConfig::DeltaNet(DeltaNetConfig::new(2, 16, 32)),
+        MixerConfig::GatedKalmanet(GatedKalmanetConfig { kv_heads: Some(1), ..GatedKalmanetConfig::new(2, 16) }),
+        MixerConfig::LinearAttention(LinearAttentionConfig {
+            feature_map: FeatureMap::Elu,
+            normalize: true,
+            ..LinearAttentionConfig::new(2, 16, 32)
+        }),
+        MixerConfig::Retention(RetentionConfig::new(2, 16, 32)),
+        MixerConfig::Mamba2(Mamba2Config::new(4, 32, 16)),
+        MixerConfig::Hgrn2(Hgrn2Config::new(2, 16, 32)),
+        MixerConfig::Mlstm(MlstmConfig::new(2, 16, 32)),
+    ])
+}
+
+/// RWKV's time mixes and its channel mix.
+fn rwkv() -> ModelConfig {
+    model(vec![
+        MixerConfig::Rwkv4(Rwkv4Config { width: WIDTH, decay: DecayForm::Exponent }),
+        MixerConfig::Rwkv5(Rwkv5Config::new(2, 32)),
+        MixerConfig::Rwkv6(Rwkv6Config::new(2, 32)),
+        MixerConfig::Rwkv7(Rwkv7Config::new(2, 32)),
+        MixerConfig::RwkvChannelMix(RwkvChannelMixConfig { hidden: 96, receptance: true, mix: TokenMix::Previous }),
+    ])
+}
+
+/// Filters as long as the context and short ones, and attention at tokens that are chosen.
+fn recall() -> ModelConfig {
+    let plain = || AttentionConfig::new(4, 2, 16);
+    model(vec![
+        MixerConfig::BaseConv(BaseConvConfig::short(3)),
+        MixerConfig::BaseConv(BaseConvConfig::long(600)),
+        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(plain(), Select::Threshold)),
+        MixerConfig::SelectiveAttention(SelectiveAttentionConfig::new(plain(), Select::SeenBefore)),
+    ])
 }
 
 /// A model of pseudo-random weights, its matrices in `matrices` where their rows fit.
@@ -87,14 +141,30 @@ fn random(path: &Path, config: &ModelConfig, matrices: Dtype) -> Model {
 
 fn models(folder: &Path) -> Vec<(&'static str, Model)> {
     let ships = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/memwall-books.gguf");
-    let mut all = vec![
-        ("the model that ships", Model::open(ships).expect("the model that ships")),
-        ("every mixer, Q8_0", random(&folder.join("q8_0.gguf"), &mixed(), Dtype::Q8_0)),
-    ];
+    let mut all = vec![("the model that ships", Model::open(ships).expect("the model that ships"))];
+    for (name, config) in [("windows", windows()), ("memories", memories()), ("rwkv", rwkv()), ("recall", recall())] {
+        all.push((name, random(&folder.join(format!("{name}.gguf")), &config, Dtype::Q8_0)));
+    }
     if let Some(path) = memwall_testdata::data("models-llama2c/stories260K-restored.bin") {
         all.push(("stories260K", Model::open(path).expect("the model opens")));
     }
     all
+}
+
+#[test]
+fn no_mixer_is_left_out() {
+    let tested: Vec<String> = [windows(), memories(), rwkv(), recall()]
+        .iter()
+        .flat_map(|config| config.layers.iter().map(|layer| serde_json::to_value(&layer.mixer).expect("JSON")))
+        .map(|mixer| mixer["kind"].as_str().expect("a kind").to_owned())
+        .collect();
+    // The kinds that there are, as the refusal of another says: `a`, `b`, ...
+    let refusal = serde_json::from_str::<MixerConfig>(r#"{"kind": "none"}"#).expect_err("no such kind").to_string();
+    let kinds: Vec<&str> = refusal.split('`').skip(3).step_by(2).collect();
+    assert!(kinds.len() > 15 && kinds.contains(&"bmojo"), "{refusal}");
+    for kind in kinds {
+        assert!(tested.iter().any(|t| t == kind), "{kind} is in none of the models");
+    }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -144,10 +214,11 @@ fn threads_parts_and_neighbours_change_no_bit() -> Result<(), InferError> {
                 assert_eq!(want.as_ref(), Some(&batch), "{name}: {threads} threads, {part} rows, in a batch of 5");
             }
         }
-        let other = bits(
-            Engine::new(&model, EngineOptions { context: length, ..EngineOptions::default() })?
-                .prefill(0, &prompt[1..])?,
-        );
+        // What came long ago may be forgotten.
+        let mut other = prompt.clone();
+        other[length - 3] = (other[length - 3] + 1) % config.vocab_size as u32;
+        let options = EngineOptions { context: length, kv, ..EngineOptions::default() };
+        let other = bits(Engine::new(&model, options)?.prefill(0, &other)?);
         assert_ne!(want, Some(other), "{name}: another prompt has other logits");
     }
     Ok(())

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 /// The models there are.
-pub const MODELS: [&str; 39] = [
+pub const MODELS: [&str; 41] = [
     "llama",
     "llama_tied",
     "llama_grouped",
@@ -48,6 +48,8 @@ pub const MODELS: [&str; 39] = [
     "bitnet_llama",
     "phi4flash",
     "hybrid_qwen3",
+    "hybrid_qwen3_bmojo",
+    "hybrid_qwen3_bmojo_untied",
     "rwkv6",
     "rwkv6_hybrid",
     "rwkv7",

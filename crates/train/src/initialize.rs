@@ -101,7 +101,9 @@ fn recurrent(name: &str, shape: &[usize], stream: u64) -> Option<Vec<f64>> {
     let n = shape.iter().product::<usize>();
     let (layer, part) = ["mixer", "time_mix", "channel_mix"]
         .into_iter()
-        .find_map(|layer| Some((layer, name.split_once(&format!(".{layer}."))?.1)))?;
+        .find_map(|layer| Some((layer, name.split_once(&format!(".{layer}."))?.1)))
+        // Mamba-2 within B'MOJO begins as a layer of its own.
+        .or_else(|| Some(("mixer", name.split_once(".bmojo.mamba.")?.1)))?;
     let all = |value: f64| Some(vec![value; n]);
     // From 0 to 1 over the channels.
     let rising = |from: f64, to: f64| {
@@ -177,6 +179,11 @@ mod tests {
         assert_eq!(of("time_mix.w0", &[3]).expect("known"), [-6.5, -4.0, -1.5]);
         assert_eq!(of("channel_mix.x_k", &[3]).expect("known"), [0.0, 0.5, 1.0]);
         assert_eq!(of("time_mix.k_k", &[2]).expect("known"), [0.85; 2]);
+        for mamba in ["mixer", "bmojo.mamba"] {
+            let taps = of(&format!("{mamba}.conv1d.weight"), &[64, 4]).expect("known");
+            let largest = taps.iter().fold(0.0f64, |most, w| most.max(w.abs()));
+            assert!((0.4..=0.5).contains(&largest), "{mamba}: {largest}");
+        }
         assert!(of("mixer.dt_proj.weight", &[4, 16]).expect("known").iter().all(|w| w.abs() <= 0.25));
         for other in ["mixer.x_proj.weight", "time_mix.key.weight", "time_mix.g_norm.weight", "self_attn.q_proj.weight"]
         {

@@ -9,6 +9,7 @@ mod golden;
 mod hub;
 mod kill;
 mod op;
+mod op_bmojo;
 mod pages;
 mod quantize;
 mod random_llama;

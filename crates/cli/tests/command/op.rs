@@ -15,17 +15,17 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// A tensor to write: name, type, shape, bytes.
-struct Given(&'static str, Dtype, Vec<usize>, Vec<u8>);
+pub(crate) struct Given(pub(crate) &'static str, Dtype, Vec<usize>, Vec<u8>);
 
-fn reals(name: &'static str, shape: &[usize], values: &[f64]) -> Given {
+pub(crate) fn reals(name: &'static str, shape: &[usize], values: &[f64]) -> Given {
     Given(name, Dtype::F64, shape.to_vec(), bytemuck::cast_slice(values).to_vec())
 }
 
-fn integers(name: &'static str, shape: &[usize], values: &[i64]) -> Given {
+pub(crate) fn integers(name: &'static str, shape: &[usize], values: &[i64]) -> Given {
     Given(name, Dtype::I64, shape.to_vec(), bytemuck::cast_slice(values).to_vec())
 }
 
-fn write(path: &Path, given: &[Given]) {
+pub(crate) fn write(path: &Path, given: &[Given]) {
     let views = given.iter().map(|g| (g.0, TensorView::new(g.1, g.2.clone(), &g.3).unwrap()));
     let none: Option<HashMap<String, String>> = None;
     std::fs::write(path, safetensors::serialize(views, none).unwrap()).unwrap();
@@ -49,7 +49,7 @@ fn read(path: &Path) -> HashMap<String, (Vec<usize>, Vec<f64>)> {
 
 /// The greatest difference over the greatest element; both must have the same shape.
 #[track_caller]
-fn difference(name: &str, got: &(Vec<usize>, Vec<f64>), want: &(Vec<usize>, Vec<f64>)) -> f64 {
+pub(crate) fn difference(name: &str, got: &(Vec<usize>, Vec<f64>), want: &(Vec<usize>, Vec<f64>)) -> f64 {
     assert_eq!(got.0, want.0, "shape of {name}");
     let scale = want.1.iter().filter(|x| x.is_finite()).fold(1e-9_f64, |m, x| m.max(x.abs()));
     let each = got.1.iter().zip(&want.1).map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() / scale });
@@ -57,7 +57,7 @@ fn difference(name: &str, got: &(Vec<usize>, Vec<f64>), want: &(Vec<usize>, Vec<
 }
 
 /// Runs an operator on a file; what it wrote.
-fn run(name: &str, input: &Path, options: &[&str]) -> HashMap<String, (Vec<usize>, Vec<f64>)> {
+pub(crate) fn run(name: &str, input: &Path, options: &[&str]) -> HashMap<String, (Vec<usize>, Vec<f64>)> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.safetensors");
     let mut args = vec!["op", name, "--in", text(input), "--out", text(&out), "--json"];
@@ -69,7 +69,7 @@ fn run(name: &str, input: &Path, options: &[&str]) -> HashMap<String, (Vec<usize
 }
 
 /// Numbers that look random, in (−1, 1).
-fn draw(n: usize, seed: u64) -> Vec<f64> {
+pub(crate) fn draw(n: usize, seed: u64) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -550,6 +550,8 @@ fn the_list_documents_every_operator() {
         "delta_step",
         "ridge",
         "ridge_step",
+        "bmojo",
+        "innovation",
         "mlstm_gates",
         "mlstm_gates_step",
         "taylor",

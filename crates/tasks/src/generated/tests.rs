@@ -54,6 +54,7 @@ fn every_kind() -> Vec<GeneratorConfig> {
         }),
         GeneratorConfig::LongFillerMqar(long(QueryPlaces::End)),
         GeneratorConfig::LongFillerMqar(long(QueryPlaces::Anywhere)),
+        GeneratorConfig::LongFillerMqar(long(QueryPlaces::Apart { filler: 40 })),
         GeneratorConfig::CompositionalMqar(CompositionalMqarConfig {
             vocab_size: 300,
             input_seq_len: 64,
@@ -201,6 +202,38 @@ fn random_filler_is_uniform_over_the_whole_vocabulary_and_touches_nothing_else()
     let expected = counts.iter().sum::<f64>() / 64.0;
     let chi_square: f64 = counts.iter().map(|c: &f64| (c - expected).powi(2) / expected).sum();
     assert!(chi_square < 103.5, "{chi_square}"); // 63 degrees of freedom, p = 0.001
+}
+
+#[test]
+fn pairs_apart_from_queries_follow_each_other_with_filler_between() {
+    let (n, time, filler) = (6, 64, 20);
+    let config = LongFillerMqarConfig {
+        vocab_size: 41,
+        input_seq_len: time,
+        num_examples: 1,
+        num_kv_pairs: n,
+        num_filler_ids: 1,
+        query_places: QueryPlaces::Apart { filler },
+    };
+    let (queries, first) = (time - 2 * n, time - 4 * n - filler);
+    let mut orders = BTreeSet::new();
+    for seed in 0..200 {
+        let (inputs, targets) = generate(&config, seed);
+        let is_pair = |t: usize| (first..first + 2 * n).contains(&t);
+        assert!((0..queries).all(|t| (inputs[t] != 0) == is_pair(t)), "{inputs:?}");
+        let asked = (0..time).filter(|&t| targets[t] != IGNORE);
+        assert_eq!(asked.collect::<Vec<_>>(), (queries..time).step_by(2).collect::<Vec<_>>());
+        let pair = |key: i32| inputs[first..queries].iter().position(|id| *id == key).unwrap() / 2;
+        orders.insert((queries..time).step_by(2).map(|t| pair(inputs[t])).collect::<Vec<_>>());
+    }
+    assert!(orders.len() > 100, "queries come in {} orders", orders.len());
+    for (filler, problem) in
+        [(21, "long_filler_mqar: query_places.apart.filler = 21: "), (42, "long_filler_mqar: input_seq_len = 64: ")]
+    {
+        let config = LongFillerMqarConfig { query_places: QueryPlaces::Apart { filler }, ..config.clone() };
+        let shown = config.check().unwrap_err().to_string();
+        assert!(shown.starts_with(problem), "{shown}");
+    }
 }
 
 #[test]

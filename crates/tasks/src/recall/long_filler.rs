@@ -24,6 +24,11 @@ pub enum QueryPlaces {
     End,
     /// Anywhere after their pair, all ways to choose the slots equally likely.
     Anywhere,
+    /// In the last slots, in random order; the pairs follow each other before them, apart by so much filler.
+    Apart {
+        /// Positions between the last pair and the first query; even.
+        filler: usize,
+    },
 }
 
 /// A setting of MQAR in long filler; it does not ask for V > T.
@@ -59,6 +64,11 @@ impl LongFillerMqarConfig {
                 let pairs = distinct(rng, slots - n, n);
                 pairs.into_iter().zip(distinct(rng, n, n)).map(|(pair, query)| (pair, slots - n + query)).collect()
             }
+            QueryPlaces::Apart { filler } => {
+                let first = slots - 2 * n - filler / 2;
+                let queries = distinct(rng, n, n).into_iter().map(|query| slots - n + query);
+                (first..first + n).zip(queries).collect()
+            }
             QueryPlaces::Anywhere => {
                 // 2n slots in random order, taken two by two: the earlier of two is the pair.
                 let drawn = distinct(rng, slots, 2 * n);
@@ -79,6 +89,11 @@ impl Generator for LongFillerMqarConfig {
         check.basics(v, t, n, self.num_examples)?;
         check.that((1..v).contains(&f), "num_filler_ids", f, || format!("it must be in 1..{v} (vocab_size)"))?;
         check.fits(n.checked_mul(4), t, "2 for each pair and 2 for each query")?;
+        if let QueryPlaces::Apart { filler } = self.query_places {
+            check.that(filler.is_multiple_of(2), "query_places.apart.filler", filler, || "it must be even".into())?;
+            let all = n.checked_mul(4).and_then(|tokens| tokens.checked_add(filler));
+            check.fits(all, t, "2 for each pair and 2 for each query, and the filler between")?;
+        }
         let most = (v - f) / 2;
         check.that(n <= most, "num_kv_pairs", n, || {
             format!("vocab_size {v} less {f} filler ids has {most} keys; lower one or raise the other")

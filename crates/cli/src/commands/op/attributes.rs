@@ -78,10 +78,12 @@ pub const ALL: &[Attribute] = &[
     ),
     attribute("seed", Kind::Count, "which weights dropout drops; 0 if absent"),
     attribute("silu", Kind::Switch, "SiLU after the convolution"),
+    attribute("slots", Kind::Count, "E, tokens that the buffer holds, at least 1; required with a buffer"),
     attribute("softcap", Kind::Number, "c: scores become c·tanh(score/c); none if absent"),
     attribute("step", Kind::Count, "t, from 1 on; 1 if absent"),
     attribute("temperature", Kind::Number, "τ of the comparison within the teacher's ids, above 0; 1 if absent"),
     attribute("theta", Kind::Number, "base of the frequencies; 10000 if absent"),
+    attribute("threshold", Kind::Number, "tokens of lower scores do not enter the buffer; all may if absent"),
     attribute("weight-decay", Kind::Number, "λ; 0 if absent"),
     attribute(
         "weight-format",
@@ -89,6 +91,7 @@ pub const ALL: &[Attribute] = &[
         "the weight is stored in this format first, and not trained; as given if absent",
     ),
     attribute("width", Kind::Count, "how many channels; required"),
+    attribute("window", Kind::Count, "W: a query sees its own token and the W − 1 before it, at least 1; required"),
     attribute(
         "window-left",
         Kind::Count,

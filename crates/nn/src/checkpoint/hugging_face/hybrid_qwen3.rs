@@ -1,24 +1,30 @@
-//! Qwen3 with some of its layers replaced by Gated KalmaNet (`hybrid_qwen3`).
+//! Qwen3 with some of its layers replaced by Gated KalmaNet or B'MOJO-F (`hybrid_qwen3`).
 //!
-//! `hybrid_override_pattern` names the mixer of each layer, joined by `-`: `*` attention, `SWA` with a sliding window, `GKA`. The
-//! heads of a replaced layer are those of the attention that it was. Other mixers of the family (`GDN`, `M2`, `BMF`) are
-//! refused by name.
+//! `hybrid_override_pattern` names the mixer of each layer, joined by `-`: `*` attention, `SWA` with a sliding window, `GKA`, and
+//! `BMF` with Gated KalmaNet as its fading memory (`bmojo_config.ssm_mixer`). The heads of a replaced layer are those of the
+//! attention that it was. Other mixers of the family (`GDN`, `M2`) are refused by name, also within `BMF`.
 //!
-//! Source: awslabs/hybrid-model-factory, `hybrid_zoo/models/hybrid_qwen3` and `hybrid_zoo/layers/gated_kalmanet`.
+//! Source: awslabs/hybrid-model-factory, `hybrid_zoo/models/hybrid_qwen3`, `hybrid_zoo/layers/gated_kalmanet` and
+//! `hybrid_zoo/layers/bmojo_f`.
 
 use serde_json::Value;
 
 use super::super::CheckpointError;
 use super::super::adapt::Adapt;
+use super::super::naming::Naming;
 use super::config_json::ConfigJson;
 use super::llama::{self, Family};
 use super::without_group;
 use crate::config::{MixerConfig, ModelConfig};
 use crate::mixers::attention::AttentionConfig;
+use crate::mixers::bmojo::BmojoConfig;
 use crate::mixers::gated_kalmanet::GatedKalmanetConfig;
 
 /// What names the mixers.
 const PATTERN: &str = "hybrid_override_pattern";
+
+/// Names are memwall's own but for that of a layer of B'MOJO-F.
+pub(super) const NAMING: Naming = Naming::of_folder(&[], &[("bmojo.", "bmojo_f.")]);
 
 pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig, CheckpointError> {
     let mut model = llama::config(config, Family::Qwen3, tensors)?;
@@ -36,8 +42,9 @@ pub(super) fn config(config: &ConfigJson, tensors: usize) -> Result<ModelConfig,
             ("SWA", Some(_)) => MixerConfig::Attention(AttentionConfig { window, ..attention.clone() }),
             ("SWA", None) => return Err(config.wrong("sliding_window", "is needed by the SWA layers of the pattern")),
             ("GKA", _) => MixerConfig::GatedKalmanet(kalmanet(config, attention)?),
+            ("BMF", _) => MixerConfig::Bmojo(bmojo(config, attention)?),
             (other, _) => {
-                let problem = format!("has {other:?}; *, SWA and GKA are supported");
+                let problem = format!("has {other:?}; *, SWA, GKA and BMF are supported");
                 return Err(config.wrong(PATTERN, problem));
             }
         };
@@ -78,11 +85,39 @@ fn kalmanet(config: &ConfigJson, attention: &AttentionConfig) -> Result<GatedKal
     })
 }
 
-/// Convolutions as memwall has them; all names are memwall's own. Gates that are switched off may have weights that nothing reads.
+/// B'MOJO-F with the heads, the norms and the positions of the attention that it replaces.
+fn bmojo(config: &ConfigJson, attention: &AttentionConfig) -> Result<BmojoConfig, CheckpointError> {
+    const SSM: &str = "bmojo_config.ssm_mixer";
+    let ssm = config.find(SSM)?.unwrap_or("mamba2");
+    if !["gka", "gated_kalmanet"].contains(&ssm.to_lowercase().as_str()) {
+        return Err(config.wrong(SSM, format!("is {ssm:?}; gka is supported")));
+    }
+    if attention.qkv_bias || attention.o_bias {
+        return Err(config.wrong("attention_bias", "is true, but B'MOJO-F has no biases"));
+    }
+    let memory = MixerConfig::GatedKalmanet(kalmanet(config, attention)?);
+    let window = config.find("bmojo_config.window_size")?.unwrap_or(2048);
+    Ok(BmojoConfig {
+        tie_attn_weights: config.find("bmojo_config.tie_attn_weights")?.unwrap_or(true),
+        qk_norm: attention.qk_norm,
+        qk_norm_eps: attention.qk_norm_eps,
+        rope: attention.rope.clone(),
+        ..BmojoConfig::new(attention.heads, attention.kv_heads, attention.head_dim, window, memory)
+    })
+}
+
+/// Convolutions as memwall has them. Gates that are switched off may have weights that nothing reads.
 pub(super) fn adapt(adapt: &mut Adapt, config: &ModelConfig) {
     for (i, layer) in config.layers.iter().enumerate() {
-        let MixerConfig::GatedKalmanet(gka) = &layer.mixer else { continue };
         let own = format!("model.layers.{i}.{}.", layer.mixer.name());
+        let (gka, own) = match &layer.mixer {
+            MixerConfig::GatedKalmanet(gka) => (gka, own),
+            MixerConfig::Bmojo(bmojo) => match &*bmojo.ssm {
+                MixerConfig::GatedKalmanet(gka) => (gka, format!("{own}gka.")),
+                _ => continue,
+            },
+            _ => continue,
+        };
         for part in ["q", "k", "v"] {
             without_group(&mut adapt.tensors, &format!("{own}{part}_conv1d.weight"));
         }
@@ -141,12 +176,40 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_of_bmojo_takes_norms_and_positions_of_the_attention_that_it_replaces() {
+        let model = read(
+            r#", "hybrid_override_pattern": "*-BMF-BMF", "gka_config": {"num_iter": 20},
+            "bmojo_config": {"window_size": 16, "tie_attn_weights": false, "ssm_mixer": "gka"}"#,
+        )
+        .expect("a model");
+        let MixerConfig::Attention(attention) = &model.layers[0].mixer else { panic!("{:?}", model.layers[0]) };
+        let gka = GatedKalmanetConfig { kv_heads: Some(2), num_iter: 20, ..GatedKalmanetConfig::new(4, 16) };
+        let want = BmojoConfig {
+            tie_attn_weights: false,
+            qk_norm: true,
+            qk_norm_eps: attention.qk_norm_eps,
+            rope: attention.rope.clone(),
+            ..BmojoConfig::new(4, 2, 16, 16, MixerConfig::GatedKalmanet(gka))
+        };
+        assert!(want.rope.is_some() && attention.qk_norm);
+        assert_eq!(model.layers[1].mixer, MixerConfig::Bmojo(want));
+        assert_eq!(NAMING.ours("model.layers.1.bmojo_f.gka.q_proj.weight"), "model.layers.1.bmojo.gka.q_proj.weight");
+        let error = NAMING.theirs("model.layers.1.bmojo.bmojo_attn.q_proj_.weight");
+        assert_eq!(error, "model.layers.1.bmojo_f.bmojo_attn.q_proj_.weight");
+    }
+
+    #[test]
     fn other_mixers_and_solvers_are_refused_by_name() {
         let refused = |more: &str, what: &str| {
             let error = read(more).expect_err(what);
             assert!(error.contains(what), "{error}");
         };
         refused(r#", "hybrid_override_pattern": "GKA-M2-*""#, "hybrid_override_pattern");
+        for (ssm, found) in [("", "mamba2"), (r#", "bmojo_config": {"ssm_mixer": "gdn"}"#, "gdn")] {
+            let more = format!(r#", "hybrid_override_pattern": "*-BMF-*"{ssm}"#);
+            refused(&more, "bmojo_config.ssm_mixer");
+            refused(&more, found);
+        }
         refused(r#", "hybrid_override_pattern": "GKA-*""#, "has 2 entries; num_hidden_layers is 3");
         refused(r#", "hybrid_override_pattern": "GKA-SWA-*""#, "sliding_window");
         refused("", "hybrid_override_pattern");

@@ -121,7 +121,7 @@ pub(super) fn read(file: &Path, json: &[u8], tensors: &[TensorInfo]) -> Result<C
         }
         (None, "hybrid_qwen3") => {
             let config = checked(hybrid_qwen3::config(&json, tensors.len())?)?;
-            let mut adapted = adapt(&OWN);
+            let mut adapted = adapt(&hybrid_qwen3::NAMING);
             hybrid_qwen3::adapt(&mut adapted, &config);
             (config, adapted)
         }

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod bmojo;
 mod conv1d;
 mod cross_entropy;
 mod delta;
@@ -31,6 +32,8 @@ pub const ALL: &[&Operator] = &[
     &attention::ATTENTION,
     &attention::CACHED_ATTENTION,
     &attention::CACHE_WRITE,
+    &bmojo::BMOJO,
+    &bmojo::INNOVATION,
     &gla::GLA,
     &gla::GLA_STEP,
     &delta::DELTA,
