@@ -70,7 +70,7 @@ fn rewrite(model: &Model, transform: &dyn Transform, text: bool) -> Result<Rewri
 #[test]
 fn every_transform_leaves_every_model_the_same_function() {
     let folder = tempfile::tempdir().expect("a folder");
-    let families = ["rwkv", "mamba", "bitnet"];
+    let families = ["rwkv", "mamba", "bitnet", "hybrid_qwen3_bmojo"];
     let (mut worst, mut refused) = ((0.0, String::new()), Vec::new());
     for name in MODELS {
         let model = open(folder.path(), name);

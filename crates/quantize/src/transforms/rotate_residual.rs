@@ -49,7 +49,7 @@ impl Transform for RotateResidual {
             let readers = part.norms();
             for norm in norms {
                 let of = readers.iter().find(|n| n.norm[0] == norm && n.alone);
-                let of = of.ok_or_else(|| refuse(format!("{norm} is read by more than linear layers")))?;
+                let of = of.ok_or_else(|| refuse(format!("{norm} is read by more than linear layers of its own")))?;
                 self.fold(subject, &mut rewrite, &norm, &of.readers, &rotation)?;
             }
             for writer in writers {

@@ -17,7 +17,7 @@ pub(super) struct NormReaders {
     pub(super) norm: Vec<String>,
     /// The weights [outputs, D] that read it.
     pub(super) readers: Vec<String>,
-    /// Whether nothing else reads it.
+    /// Whether nothing else reads it, and its readers read nothing else.
     pub(super) alone: bool,
 }
 
@@ -41,11 +41,14 @@ impl Part {
             let consumers = g.nodes().iter().filter(|node| node.inputs.contains(&y));
             let (linear, other): (Vec<&Node>, Vec<&Node>) =
                 consumers.partition(|node| node.op.name() == "linear" && node.inputs[0] == y && node.inputs[1] != y);
+            let reads = |weight: Value| g.nodes().iter().filter(|node| node.inputs.contains(&weight)).count();
+            // B'MOJO's keys and values are read by one weight of tokens and of what a memory makes of them.
+            let own = linear.iter().all(|node| reads(node.inputs[1]) == 1);
             let weights = norm.inputs[1..].iter().filter(|w| matches!(g.info(**w).source, Source::Weight));
             NormReaders {
                 norm: weights.map(|w| g.info(*w).name.to_string()).collect(),
                 readers: linear.iter().map(|node| g.info(node.inputs[1]).name.to_string()).collect(),
-                alone: other.is_empty(),
+                alone: other.is_empty() && own,
             }
         };
         norms.map(of).filter(|n| !n.norm.is_empty() && !n.readers.is_empty()).collect()
