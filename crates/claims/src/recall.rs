@@ -38,14 +38,6 @@ impl Recall {
         }
     }
 
-    /// Other sequences and pairs, in a model of another width and with as many tokens and steps as `tokens` and `steps` say.
-    pub(crate) fn sized(run: &Run, [time, pairs, width]: [usize; 3], [tokens, steps]: [usize; 2]) -> Recall {
-        let usual = Recall::new(run).training;
-        let training = Training { time, batch: (tokens / time).max(1), steps: steps as u64, ..usual };
-        // Ids must be more than positions.
-        Recall { training, vocabulary: run.pick(80, 512, 8192), pairs, width }
-    }
-
     /// The convolution whose filter does not depend on what it reads: short, or as long as the sequence.
     pub(crate) fn base_conv(&self, long: bool) -> MixerConfig {
         MixerConfig::BaseConv(if long { BaseConvConfig::long(self.training.time) } else { BaseConvConfig::short(3) })

@@ -82,84 +82,53 @@ pub fn sweep(
     if different.len() < 2 || different.len() != plan.arms.len() {
         return Err(Error::TooFewArms { what: plan.what.to_owned() });
     }
-    let runs_per_arm =
-        rates.len() * tuned_seeds(run, plan.tune_on) + run.seeds().len() - tuned_seeds(run, plan.tune_on);
+    let seeds = run.seeds();
+    let tuned = match plan.tune_on {
+        TuneOn::FirstSeed => 1,
+        TuneOn::EverySeed => seeds.len(),
+    };
+    let runs_per_arm = rates.len() * tuned + seeds.len() - tuned;
     let of = (plan.arms.len() * runs_per_arm) as u64;
     let mut done = 0;
     let mut arms: Vec<Arm> = Vec::new();
     for &name in plan.arms {
-        let baseline = arms.first().map(|arm| (arm.name.as_str(), Budget::of_arm(arm)));
-        let made = tuned(run, &plan, name, baseline, |rate, seed| {
+        let mut first: Option<Trial> = None;
+        let mut trials = Vec::with_capacity(runs_per_arm);
+        let mut attempt = |rate: f64, seed: u64, trials: &mut Vec<TrialRecord>| {
             run.step(&format!("{}: {name}, rate {rate}, seed {seed}", plan.what), done, of)?;
+            let trial = train(name, rate, seed)?;
             done += 1;
-            train(name, rate, seed)
-        })?;
-        arms.push(made);
+            let fair = match arms.first() {
+                Some(baseline) => (baseline.name.as_str(), Budget::of_arm(baseline)),
+                None => (name, Budget::of_trial(first.get_or_insert(trial))),
+            };
+            check_budget(plan.what, (name, Budget::of_trial(&trial)), fair)?;
+            first.get_or_insert(trial);
+            trials.push(TrialRecord { rate, seed, validation: trial.validation, score: trial.score });
+            Ok::<_, Error>(())
+        };
+        for &seed in &seeds[..tuned] {
+            for &rate in &rates {
+                attempt(rate, seed, &mut trials)?;
+            }
+        }
+        let chosen_rate = best_rate(&rates, &trials, plan.better);
+        for &seed in &seeds[tuned..] {
+            attempt(chosen_rate, seed, &mut trials)?;
+        }
+        let first = first.expect("every arm trains at least once");
+        arms.push(Arm {
+            name: name.to_owned(),
+            chosen_rate,
+            at_the_edge: chosen_rate == rates[0] || chosen_rate == rates[rates.len() - 1],
+            scores: seeds.iter().map(|&seed| score_of(&trials, chosen_rate, seed)).collect(),
+            trials,
+            parameters: first.parameters,
+            tokens: first.tokens,
+            steps: first.steps,
+        });
     }
     Ok(Sweep { what: plan.what.to_owned(), rates, arms })
-}
-
-/// Seeds that try every rate.
-fn tuned_seeds(run: &Run, tune_on: TuneOn) -> usize {
-    match tune_on {
-        TuneOn::FirstSeed => 1,
-        TuneOn::EverySeed => run.seeds().len(),
-    }
-}
-
-/// One arm of a sweep, for searches that say only as they go which arms there are.
-///
-/// # Errors
-/// As [`sweep`].
-pub(crate) fn arm(
-    run: &Run,
-    plan: &SweepPlan,
-    name: &str,
-    train: impl FnMut(f64, u64) -> Result<Trial, Error>,
-) -> Result<Arm, Error> {
-    tuned(run, plan, name, None, train)
-}
-
-/// Trains an arm with every rate and seed; what it gets must be fair beside the baseline, if there is one.
-fn tuned(
-    run: &Run,
-    plan: &SweepPlan,
-    name: &str,
-    baseline: Option<(&str, Budget)>,
-    mut train: impl FnMut(f64, u64) -> Result<Trial, Error>,
-) -> Result<Arm, Error> {
-    let (rates, seeds) = (grid(run.scale(), plan.rates)?, run.seeds());
-    let tuned = tuned_seeds(run, plan.tune_on);
-    let mut first: Option<Trial> = None;
-    let mut trials = Vec::new();
-    let mut attempt = |rate: f64, seed: u64, trials: &mut Vec<TrialRecord>| {
-        let trial = train(rate, seed)?;
-        let fair = baseline.unwrap_or_else(|| (name, Budget::of_trial(first.get_or_insert(trial))));
-        check_budget(plan.what, (name, Budget::of_trial(&trial)), fair)?;
-        first.get_or_insert(trial);
-        trials.push(TrialRecord { rate, seed, validation: trial.validation, score: trial.score });
-        Ok::<_, Error>(())
-    };
-    for &seed in &seeds[..tuned] {
-        for &rate in &rates {
-            attempt(rate, seed, &mut trials)?;
-        }
-    }
-    let chosen_rate = best_rate(&rates, &trials, plan.better);
-    for &seed in &seeds[tuned..] {
-        attempt(chosen_rate, seed, &mut trials)?;
-    }
-    let first = first.expect("every arm trains at least once");
-    Ok(Arm {
-        name: name.to_owned(),
-        chosen_rate,
-        at_the_edge: chosen_rate == rates[0] || chosen_rate == rates[rates.len() - 1],
-        scores: seeds.iter().map(|&seed| score_of(&trials, chosen_rate, seed)).collect(),
-        trials,
-        parameters: first.parameters,
-        tokens: first.tokens,
-        steps: first.steps,
-    })
 }
 
 /// The grid in rising order, cut down to its middle rate at smoke scale.
