@@ -103,7 +103,8 @@ fn fading_alone(seed: u64) -> Result<f64, GraphError> {
                 weight.iter_mut().enumerate().for_each(|(i, w)| *w = of(i / d, i % d));
             }
         };
-        let constant = |at: f64| move |row: usize, col: usize| if row % WIDTH == 0 && col == 0 { at } else { 0.0 };
+        let constant =
+            |at: f64| move |row: usize, col: usize| if row.is_multiple_of(WIDTH) && col == 0 { at } else { 0.0 };
         let identity = |row: usize, col: usize| f64::from(u8::from(row == col));
         put("q_proj", &constant(60.0));
         put("k_proj", &constant(-60.0));
