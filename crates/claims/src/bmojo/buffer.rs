@@ -101,6 +101,7 @@ impl Held {
 pub(super) struct Buffers {
     held: [Vec<Held>; 2],
     pairs: usize,
+    slots: usize,
 }
 
 impl Buffers {
@@ -114,7 +115,7 @@ impl Buffers {
                 held.push(Held::of(run, &sizes, random, rate, seed)?);
             }
         }
-        Ok(Buffers { held, pairs: sizes.pairs })
+        Ok(Buffers { held, pairs: sizes.pairs, slots: sizes.slots() })
     }
 
     /// Share of pairs in the buffer, a seed each: under filler of one token, under random filler.
@@ -126,11 +127,10 @@ impl Buffers {
     pub(super) fn note(&self) -> String {
         let recall = |of: &Vec<Held>| median(&of.iter().map(|held| held.recall).collect::<Vec<f64>>());
         let [constant, random] = self.held.each_ref().map(recall);
-        let pairs = self.pairs;
+        let Buffers { pairs, slots, .. } = self;
         format!(
-            "selection is measured on {pairs} pairs and a buffer of {} tokens, after fewer steps at the same rate; recall there \
-             is {constant:.3}, among random filler {random:.3}",
-            2 * pairs
+            "selection is measured on {pairs} pairs and a buffer of {slots} tokens, after fewer steps at the same rate; \
+             recall there is {constant:.3}, among random filler {random:.3}"
         )
     }
 

@@ -17,6 +17,8 @@ pub(super) const SHUT: &str = "B'MOJO, nothing enters the buffer";
 
 /// An innovation that no token has.
 const NEVER: f64 = 1e30;
+/// Tokens of the smallest buffer.
+const SMALLEST: usize = 16;
 /// Ids of random filler.
 const RANDOM: usize = 64;
 
@@ -96,9 +98,13 @@ impl Sizes {
             .map_err(Error::experiment)
     }
 
-    /// The buffer has room for keys and values of all pairs.
-    pub(super) fn eidetic(&self, arm: &str) -> Option<EideticConfig> {
-        let buffer = EideticConfig::new(2 * self.pairs);
+    /// Tokens of the buffer: keys and values of all pairs, and where those are few, as many as the smallest buffer has.
+    pub(super) fn slots(&self) -> usize {
+        (2 * self.pairs).max(SMALLEST)
+    }
+
+    fn eidetic(&self, arm: &str) -> Option<EideticConfig> {
+        let buffer = EideticConfig::new(self.slots());
         match arm {
             EIDETIC => Some(buffer),
             SHUT => Some(EideticConfig { threshold: Some(NEVER), ..buffer }),
