@@ -111,7 +111,7 @@ impl Outcome {
         self
     }
 
-    /// One more seed's figure of a check of [`Kind::Value`](crate::Kind::Value).
+    /// One more seed's figure of a check of [`Kind::Value`](crate::Kind).
     pub fn value(&mut self, what: &str, ours: f64) {
         self.of(what).ours.push(ours);
     }
