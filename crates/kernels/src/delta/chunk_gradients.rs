@@ -103,7 +103,9 @@ impl<T: Real> Chunk<'_, T> {
             }
         }
 
-        (0..self.writes).for_each(|write| self.hand_back(products, 1, write, d, Start::Zero));
+        for write in 0..self.writes {
+            self.hand_back(products, 1, write, d, Start::Zero);
+        }
         let (rolled, d_state) = ((&*self.rolled, keys, false), (&*d.state, values, false));
         products.product((written, values, keys), rolled, d_state, d.u, values, Start::Add);
         self.solve_back(s, products, d.u, d.seen);
@@ -132,7 +134,9 @@ impl<T: Real> Chunk<'_, T> {
             Between::Blocks => {
                 clear_future(d.a, n, ld, self.writes, true);
                 self.through_blocks(products, d);
-                (0..self.writes).for_each(|write| self.inside_blocks(d, write));
+                for write in 0..self.writes {
+                    self.inside_blocks(d, write);
+                }
             }
         }
         if self.gate != GateKind::None {
@@ -313,7 +317,9 @@ impl<T: Real> Chunk<'_, T> {
         }
         let sum = &mut self.row[..keys];
         let states = after.chunks_exact(self.values).zip(d.state.chunks_exact(self.values));
-        sum.iter_mut().zip(states).for_each(|(sum, (state, d_state))| *sum = dot(s, state, d_state));
+        for (sum, (state, d_state)) in sum.iter_mut().zip(states) {
+            *sum = dot(s, state, d_state);
+        }
         for t in (0..n).rev() {
             let [of_k, of_q] = [t, n + t].map(|row| row * keys..(row + 1) * keys);
             let reads = self.y[of_k.clone()].iter().zip(&d.y[of_k.clone()]);
@@ -333,7 +339,9 @@ impl<T: Real> Chunk<'_, T> {
         let (keys, n) = (self.keys, self.tokens);
         let sum = &mut self.row[..keys];
         let states = after.chunks_exact(self.values).zip(d.state.chunks_exact(self.values));
-        sum.iter_mut().zip(states).for_each(|(sum, (state, d_state))| *sum = dot(s, state, d_state));
+        for (sum, (state, d_state)) in sum.iter_mut().zip(states) {
+            *sum = dot(s, state, d_state);
+        }
         let add = |sum: &mut [T], x: &[T], dx: &[T]| {
             sum.iter_mut().zip(x).zip(dx).for_each(|((sum, x), dx)| *sum = x.mul_add(*dx, *sum));
         };

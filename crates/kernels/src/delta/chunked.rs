@@ -136,7 +136,9 @@ impl<T: Real> Kernel<T> for ForwardTask<'_, T> {
             // SAFETY: the sequence has these tokens.
             unsafe { chunk.add_values(x, &mut products, at, head, w, u) };
             chunk.solve(s, &mut products, w, u);
-            (0..chunk.writes).for_each(|write| chunk.read_written(&mut products, 1, write, u, o));
+            for write in 0..chunk.writes {
+                chunk.read_written(&mut products, 1, write, u, o);
+            }
             chunk.advance(&mut products, u, state);
             // SAFETY: the outputs of this head of this sequence are this task's own.
             unsafe { write(o, x.value_rows(f.o, at, n, head), false) };

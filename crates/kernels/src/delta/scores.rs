@@ -64,7 +64,10 @@ impl<T: Real> Chunk<'_, T> {
                 self.a[row + t..row + n].fill(T::ZERO);
             }
         }
-        (0..self.writes).for_each(|write| self.pairs_inside(s, rows.clone(), write, queries));
+        // Not by a closure: the compiler made it a function without the instruction set.
+        for write in 0..self.writes {
+            self.pairs_inside(s, rows.clone(), write, queries);
+        }
     }
 
     /// In blocks: the scores of a block's rows with key rows of the same block, the `write`-th of their tokens.
